@@ -1,0 +1,565 @@
+"""The replay buffer of one environment, and the interface that every buffer shares."""
+
+from collections.abc import Mapping, Sequence
+from os import PathLike
+from typing import Any, ClassVar, Self, TypeVar
+
+import numpy as np
+
+from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer import files
+from rlpolicy.data.buffer.final_obs import FinalObs
+from rlpolicy.data.buffer.rings import Rings
+from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable
+from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.rng import make_generator
+
+TBuffer = TypeVar("TBuffer", bound="ReplayBuffer")
+RESERVED = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next", "info", "policy")
+REQUIRED = ("obs", "act", "rew", "terminated", "truncated")
+STACKED = ("obs", "obs_next", "info", "policy")
+"""Names that ``stack_num`` applies to in ``buffer[indices]``."""
+
+
+class ReplayBuffer:
+    """A ring of transitions from one environment.
+
+    Stored names: ``obs, act, rew, terminated, truncated, done, obs_next, info, policy`` and whatever else a batch
+    brings. ``buffer.obs`` is the whole column, shape (maxsize, ...); rows not written yet hold 0 (None for objects).
+
+    :param size: rows at most.
+    :param stack_num: frames that ``buffer[i].obs`` stacks, (stack_num, ...) oldest first, within the episode.
+    :param ignore_obs_next: do not store ``obs_next``; it is read as the next row's ``obs``. Where there is no next row
+        (the end of an episode, the newest row) the observation that was really reached is kept beside.
+    :param save_only_last_obs: observations arrive as stacks; keep only the newest frame of each.
+    :param sample_avail: sample only rows that have ``stack_num`` frames in their episode.
+    :param obs_dtype: store floating observations in this dtype, e.g. "float32".
+    :param seed: of the sampling generator; see :func:`~rlpolicy.utils.rng.make_generator`.
+    :param kwargs: ignored (buffers of different kinds take each other's options).
+    """
+
+    _reserved_keys: ClassVar[tuple[str, ...]] = RESERVED
+    _input_keys: ClassVar[tuple[str, ...]] = tuple(k for k in RESERVED if k != "done")
+
+    def __init__(
+        self,
+        size: int,
+        stack_num: int = 1,
+        ignore_obs_next: bool = False,
+        save_only_last_obs: bool = False,
+        sample_avail: bool = False,
+        *,
+        obs_dtype: str | np.dtype[Any] | None = None,
+        seed: int | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if size < 0:
+            raise InvalidArgument(f"size must not be negative, got {size}")
+        self._configure(stack_num, ignore_obs_next, save_only_last_obs, sample_avail, obs_dtype, seed)
+        self._lay_out(Rings([size]))
+
+    def _configure(
+        self,
+        stack_num: int,
+        ignore_obs_next: bool,
+        save_only_last_obs: bool,
+        sample_avail: bool,
+        obs_dtype: str | np.dtype[Any] | None,
+        seed: int | None,
+    ) -> None:
+        if stack_num < 1:
+            raise InvalidArgument(f"stack_num must be at least 1, got {stack_num}")
+        self.stack_num = stack_num
+        self._save_obs_next = not ignore_obs_next
+        self._save_only_last_obs = save_only_last_obs
+        self._sample_avail = sample_avail
+        self._obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
+        self._rng: np.random.Generator | None = None
+        if seed is not None:
+            self.seed(seed)
+
+    def _lay_out(self, rings: Rings, storage: Storage | StorageView | None = None) -> None:
+        """Give the buffer its pointers and its storage (its own, or a part of another buffer's)."""
+        self.maxsize = rings.total
+        self._rings = rings
+        self._storage = storage or Storage(rings.total, self._obs_dtype)
+        self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype)
+        self._offset = 0
+        """Where this buffer's row 0 lies in the rows that ``_final`` counts."""
+
+    # -- what it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The constructor's options, without the size."""
+        return {
+            "stack_num": self.stack_num,
+            "ignore_obs_next": not self._save_obs_next,
+            "save_only_last_obs": self._save_only_last_obs,
+            "sample_avail": self._sample_avail,
+            "obs_dtype": None if self._obs_dtype is None else self._obs_dtype.name,
+        }
+
+    def __len__(self) -> int:
+        return int(self._rings.size.sum())
+
+    def __repr__(self) -> str:
+        return type(self).__name__ + repr(self._storage.columns)[len("Batch") :]
+
+    def __getattr__(self, key: str) -> Any:
+        """``buffer.obs`` and every other stored column."""
+        storage = self.__dict__.get("_storage")
+        if storage is None:  # while unpickling
+            raise AttributeError(key)
+        try:
+            return storage.columns.__dict__[key]
+        except KeyError:
+            raise AttributeError(f"{type(self).__name__} holds no '{key}'") from None
+
+    def __setattr__(self, key: str, value: Any) -> None:
+        if key in RESERVED:
+            raise InvalidArgument(f"'{key}' is a stored column: write rows of it, e.g. buffer.{key}[i] = ...")
+        super().__setattr__(key, value)
+
+    @property
+    def _meta(self) -> Batch:
+        return self._storage.columns
+
+    @property
+    def _index(self) -> int:
+        return int(self._rings.cursor[0])
+
+    @property
+    def _size(self) -> int:
+        return len(self)
+
+    @property
+    def _indices(self) -> np.ndarray:
+        return np.arange(self.maxsize)
+
+    def seed(self, seed: int | None = None) -> None:
+        """Restart the sampling generator."""
+        self._rng = make_generator(seed)
+
+    @property
+    def rng(self) -> np.random.Generator:
+        """The sampling generator."""
+        if self._rng is None:
+            self._rng = make_generator()
+        return self._rng
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def add(
+        self, batch: Batch, buffer_ids: np.ndarray | Sequence[int] | None = None
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Store one transition.
+
+        :param batch: ``obs, act, rew, terminated, truncated`` and perhaps ``obs_next, info, policy``, anything else;
+            without a batch axis, or with one of length 1 when ``buffer_ids`` is given. ``done`` is always
+            terminated or truncated.
+        :return: (row, episode reward, episode length, first row of the episode), arrays of one element; reward and
+            length are 0 while the episode runs.
+        """
+        batched = buffer_ids is not None
+        self._settle()
+        values = self._admit(batch, batched)
+        if batched and len(values["rew"]) != 1:
+            raise InvalidArgument(
+                f"{type(self).__name__} holds one env, got {len(values['rew'])} transitions: use "
+                f"VectorReplayBuffer(total_size, buffer_num={len(values['rew'])})"
+            )
+        return self._add_one(values, 0, batched)
+
+    def _admit(self, batch: Batch | Mapping[str, Any], batched: bool) -> dict[str, Any]:
+        """The columns to write, from what the caller gave."""
+        given = batch.__dict__ if isinstance(batch, Batch) else Batch(batch).__dict__
+        missing = [key for key in REQUIRED if key not in given]
+        if missing:
+            raise InvalidArgument(f"a transition needs {', '.join(REQUIRED)}; missing: {', '.join(missing)}")
+        values = dict(given)
+        rew = as_storable(values["rew"])
+        values["rew"] = rew if getattr(rew, "dtype", None) == np.float64 else np.asarray(rew, np.float64)
+        values["done"] = np.logical_or(as_storable(values["terminated"]), as_storable(values["truncated"]))
+        if self._save_only_last_obs:
+            last = (slice(None), -1) if batched else -1
+            for key in ("obs", "obs_next"):
+                if key in values:
+                    values[key] = _map(values[key], lambda leaf: leaf[last])
+        return values
+
+    def _add_one(
+        self, values: dict[str, Any], i: int, batched: bool
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Write one transition to segment ``i``."""
+        rings = self._rings
+        row = int(rings.start[i]) + int(rings.cursor[i])
+        rows = slice(row, row + 1) if batched else row
+        obs_next = values.get("obs_next") if self._save_obs_next else values.pop("obs_next", None)
+        self._storage.write(rows, values)
+        rew, done = values["rew"], bool(values["done"])
+        if self._final is not None:
+            obs = values["obs"]
+            if not batched:
+                obs, obs_next = _map(obs, _unsqueezed), _map(obs_next, _unsqueezed)
+            self._note_obs_next(np.array([i]), np.array([row]), obs, obs_next, np.array([done]))
+        rew = (rew[0] if rew.ndim > 1 else float(rew[0])) if batched else (rew if rew.ndim else float(rew))
+        ep_rew, ep_len, ep_start = rings.advance_one(i, rew, done)
+        self._written(np.array([row]))
+        return np.array([row]), np.array([ep_rew]), np.array([ep_len]), np.array([ep_start])
+
+    def _note_obs_next(self, segments: np.ndarray, rows: np.ndarray, obs: Any, obs_next: Any, done: np.ndarray) -> None:
+        """Keep ``obs_next`` of these rows beside, unless it is not given or does not continue into the next ``obs``."""
+        final = self._final
+        if final is None:
+            return
+        if obs_next is None or not final.record(segments, rows + self._offset, obs, obs_next, done):
+            self._final = None
+
+    def _written(self, rows: np.ndarray) -> None:
+        """Hook: these rows have just been written."""
+
+    def _settle(self) -> None:
+        """Hook: undo what sampling may have changed in the storage; called before every write and save."""
+
+    def end_episodes(self, buffer_ids: np.ndarray | Sequence[int] | None = None) -> None:
+        """Cut running episodes: their newest rows become truncated, the next rows start new episodes.
+
+        For whoever resets environments in mid-episode; without it two episodes would look like one.
+
+        :param buffer_ids: environments whose episodes are cut; None: all.
+        """
+        rings = self._rings
+        ids = rings.all if buffer_ids is None else np.asarray(buffer_ids, np.int64)
+        ids = ids[(rings.ep_len[ids] > 0) & (rings.size[ids] > 0)]
+        if len(ids):
+            rows = rings.newest()[ids]
+            self.truncated[rows] = True
+            self.done[rows] = True
+            if self._final is not None:
+                self._final.end_episodes(ids)
+        rings.end_episodes(rings.all if buffer_ids is None else np.asarray(buffer_ids, np.int64))
+
+    def update(self, buffer: "ReplayBuffer") -> np.ndarray:
+        """Append everything another buffer holds, oldest first; where one of its episodes is open, it ends (truncated).
+
+        :return: the rows written, empty when there was nothing.
+        """
+        return self._append(buffer, buffer._rings.indices(), 0)
+
+    def _append(self, source: "ReplayBuffer", rows: np.ndarray, segment: int) -> np.ndarray:
+        """Copy ``rows`` of another buffer (or this one) to ``segment``; returns where they went."""
+        if not len(rows) or not self._rings.capacity[segment]:
+            return np.array([], np.int64)
+        self._settle()
+        source._settle()
+        capacity = int(self._rings.capacity[segment])
+        values = source._storage.read(rows[-capacity:])
+        ends = values["done"] | np.isin(rows[-capacity:], source.unfinished_index())
+        values["truncated"] |= ends & ~values["done"]
+        values["done"] = ends
+        known = not source._save_obs_next or "obs_next" in source._storage.columns.__dict__
+        obs_next = source.get(rows[-capacity:], "obs_next", stack_num=1) if known else None
+        values.__dict__.pop("obs_next", None)
+        if self._save_obs_next and known:
+            values["obs_next"] = obs_next
+        slots = self._rings.extend(segment, len(rows))[-capacity:]
+        self._storage.write(slots, values)
+        if self._final is not None:
+            self._final.forget(slots)
+            if obs_next is not None and ends.any():
+                self._final.put(slots[ends], obs_next[ends])
+        self._written(slots)
+        return slots
+
+    def reset(self, keep_statistics: bool = False) -> None:
+        """Forget all rows (their memory stays); ``keep_statistics`` lets running episodes' reward and length go on."""
+        self._settle()
+        self._rings.clear(keep_statistics=keep_statistics)
+        if self._final is not None:
+            self._final.clear()
+
+    def set_batch(self, batch: Batch) -> None:
+        """Replace the columns by arrays of ``maxsize`` rows with reserved names."""
+        if not set(batch.__dict__) <= set(RESERVED):
+            raise InvalidArgument(f"columns must be among {', '.join(RESERVED)}, got {sorted(batch.__dict__)}")
+        if len(batch) != self.maxsize:
+            raise InvalidArgument(f"columns must have {self.maxsize} rows, got {len(batch)}")
+        self._settle()
+        self._storage.replace(batch)
+
+    # -- reading ----------------------------------------------------------------------------------------------------
+
+    def prev(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
+        """The row before each index in its episode; the index itself at the episode's (or the ring's) first row."""
+        index = self._as_index(index)
+        before, newest = self._rings.step(index, -1)
+        return np.where(self.done[before] | (before == newest), index, before)
+
+    def next(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
+        """The row after each index in its episode; the index itself at the episode's last and at the newest row."""
+        index = self._as_index(index)
+        after, newest = self._rings.step(index, 1)
+        return np.where(self.done[index] | (index == newest), index, after)
+
+    def _as_index(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
+        index = np.asarray(index, np.int64)
+        return index % self.maxsize if index.size and index.min() < 0 else index
+
+    def unfinished_index(self) -> np.ndarray:
+        """The newest row of every running episode."""
+        rings = self._rings
+        if not self._storage.columns.__dict__:
+            return np.array([], np.int64)
+        newest = rings.newest()[rings.size > 0]
+        unfinished: np.ndarray = newest[~self.done[newest]]
+        return unfinished
+
+    def sample_indices(self, batch_size: int | None) -> np.ndarray:
+        """Rows to learn from.
+
+        :param batch_size: > 0: that many, uniform, with replacement. 0: all, oldest first. None: ``len(self)`` random
+            ones. < 0: none.
+        :raises ValueError: nothing to sample from.
+        """
+        if batch_size is None:
+            batch_size = len(self)
+        if batch_size < 0:
+            return np.array([], np.int64)
+        if batch_size == 0:
+            return self._all_indices()
+        if self._sample_avail and self.stack_num > 1:
+            avail = self._all_indices()
+            self._require(len(avail))
+            return avail[self.rng.integers(0, len(avail), batch_size)]
+        self._require(len(self))
+        return self._rings.random(self.rng, batch_size)
+
+    def _all_indices(self) -> np.ndarray:
+        """Every row that may be sampled, oldest first."""
+        indices = self._rings.indices()
+        return self._with_history(indices) if self._sample_avail and self.stack_num > 1 else indices
+
+    def _require(self, available: int) -> None:
+        if not available:
+            what = "holds no transition" if not len(self) else f"holds no episode of {self.stack_num} steps yet"
+            raise ValueError(f"this {type(self).__name__} {what}: collect before sampling")
+
+    def _with_history(self, indices: np.ndarray) -> np.ndarray:
+        """Those indices that have ``stack_num`` frames in their episode."""
+        first = indices
+        for _ in range(self.stack_num - 2):
+            first = self.prev(first)
+        return indices[self.prev(first) != first] if len(indices) else indices
+
+    def sample(self, batch_size: int | None) -> tuple[Batch, np.ndarray]:
+        """A minibatch and its rows, see :meth:`sample_indices`."""
+        indices = self.sample_indices(batch_size)
+        if not len(self):
+            self._require(0)
+        return self[indices], indices
+
+    def __getitem__(self, index: slice | int | np.ndarray | Sequence[int]) -> Batch:
+        """Transitions as a Batch: ``obs, act, rew, terminated, truncated, done, obs_next, info, policy`` and extra
+        columns.
+
+        A full slice gives everything, oldest first; other slices cut the stored rows; ints and arrays are rows of the
+        storage. Names that were never stored are empty Batches.
+        """
+        if isinstance(index, slice):
+            rows = self._all_indices() if index == slice(None) else np.arange(len(self))[index]
+        else:
+            rows = np.asarray(index)
+            rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        stacked = self.stack_num > 1
+        batch = self._storage.read(rows, STACKED if stacked else () if self._save_obs_next else ("obs_next",))
+        found = batch.__dict__
+        if stacked:
+            for key in STACKED:
+                found[key] = self.get(rows, key, Batch())
+        elif not self._save_obs_next:
+            found["obs_next"] = self.get(rows, "obs_next")
+        for key in ("obs_next", "info", "policy"):
+            if key not in found:
+                found[key] = Batch()
+        return batch
+
+    def get(
+        self,
+        index: int | np.ndarray | Sequence[int],
+        key: str,
+        default_value: Any = None,
+        stack_num: int | None = None,
+    ) -> Any:
+        """One column at some rows: shape (*index.shape, ...), or (*index.shape, stack_num, ...) when stacking.
+
+        Frames are oldest first; when the episode is younger than ``stack_num`` its first frame repeats.
+
+        :param default_value: returned when there is no such column.
+        """
+        stack_num = self.stack_num if stack_num is None else stack_num
+        if key == "obs_next" and not self._save_obs_next:
+            return self._derived_obs_next(self._as_index(index), stack_num)
+        column = self._storage.columns.__dict__.get(key)
+        if column is None or (isinstance(column, Batch) and not column.__dict__):
+            if default_value is not None or column is not None:
+                return default_value if column is None else Batch()
+            raise KeyError(key)
+        return column[index if stack_num == 1 else self._frames(self._as_index(index), stack_num)]
+
+    def _frames(self, index: np.ndarray, stack_num: int) -> np.ndarray:
+        """Rows of the ``stack_num`` frames up to each index: (*index.shape, stack_num), oldest first."""
+        frames = np.empty((*index.shape, stack_num), np.int64)
+        frames[..., -1] = index
+        for k in range(stack_num - 2, -1, -1):
+            frames[..., k] = self.prev(frames[..., k + 1])
+        return frames
+
+    def _derived_obs_next(self, index: np.ndarray, stack_num: int) -> Any:
+        """``obs`` of the next rows; at the end of an episode and at the newest row the observation kept beside."""
+        if not index.ndim:
+            return self._derived_obs_next(index[None], stack_num)[0]
+        obs = self.obs
+        after = self.next(index)
+        out = obs[after if stack_num == 1 else self._frames(after, stack_num)]
+        if self._final is None:
+            return out
+        known, final = self._final.read(index + self._offset)
+        if not known.any():
+            return out
+        ends = index[known]
+        shifted = None if stack_num == 1 else obs[self._frames(ends, stack_num)[..., 1:]]
+        return _replace_ends(out, shifted, final, known)
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write everything to one ``.npz`` file (numpy arrays and JSON, no pickle), replacing it in one step.
+
+        :raises ValueError: a column holds objects that JSON cannot express.
+        """
+        files.save_npz(self._to_state(), path)
+
+    @classmethod
+    def load(cls, path: str | PathLike[str], **overrides: Any) -> Self:
+        """Read :meth:`save`'s file. ``overrides`` are constructor arguments that no file can hold (functions)."""
+        return cls._from_state(files.load_npz(path), overrides)
+
+    def save_hdf5(self, path: str | PathLike[str], compression: str | None = None) -> None:
+        """Write everything to an HDF5 file (needs h5py: ``pip install 'rlpolicy[hdf5]'``), without pickle."""
+        files.save_hdf5(self._to_state(), path, compression)
+
+    @classmethod
+    def load_hdf5(cls, path: str | PathLike[str], device: Any = None, **overrides: Any) -> Self:
+        """Read :meth:`save_hdf5`'s file; ``device`` is ignored (a buffer lies in host memory)."""
+        return cls._from_state(files.load_hdf5(path), overrides)
+
+    @classmethod
+    def from_data(cls, obs: Any, act: Any, rew: Any, terminated: Any, truncated: Any, done: Any, obs_next: Any) -> Self:
+        """A full buffer from arrays (or HDF5 datasets) of equal length."""
+        given = {
+            "obs": obs, "act": act, "rew": rew, "terminated": terminated, "truncated": truncated, "done": done,
+            "obs_next": obs_next,
+        }  # fmt: skip
+        columns = {key: value[:] for key, value in given.items()}
+        sizes = {key: len(value) for key, value in columns.items()}
+        if len(set(sizes.values())) != 1:
+            raise InvalidArgument(f"all columns must have the same length, got {sizes}")
+        buffer = cls(len(obs))
+        buffer._storage.load(Batch(columns))
+        buffer._rings.extend(0, len(obs))
+        return buffer
+
+    def _config(self) -> dict[str, Any]:
+        """Constructor arguments, as JSON."""
+        return {"size": self.maxsize, **self.options}
+
+    @classmethod
+    def _build(cls, config: dict[str, Any], overrides: dict[str, Any]) -> Self:
+        return cls(**{**config, **overrides})
+
+    def _to_state(self) -> dict[str, Any]:
+        """Everything that a file holds: nested dicts of arrays and JSON values."""
+        self._settle()
+        state: dict[str, Any] = {
+            "class": type(self).__name__,
+            "config": self._config(),
+            "columns": self._storage.columns,
+            "rings": self._rings.state(),
+            "rng": self.rng.bit_generator.state,
+        }
+        if self._final is not None and self._storage.columns.__dict__:
+            kept = np.flatnonzero(self._final.entry != -1)
+            state["final"] = {
+                "rows": kept,
+                "tail": self._final.tail,
+                "obs_next": self._final.read(kept)[1] if len(kept) else Batch(),
+            }
+        return state
+
+    @classmethod
+    def _from_state(cls, state: dict[str, Any], overrides: dict[str, Any]) -> Self:
+        if state["class"] != cls.__name__:
+            raise ValueError(f"the file holds a {state['class']}: load it with {state['class']}.load")
+        buffer = cls._build(state["config"], overrides)
+        buffer._storage.load(Batch(state["columns"]))
+        buffer._rings.load_state(state["rings"])
+        buffer.rng.bit_generator.state = state["rng"]
+        if buffer._final is not None:
+            buffer._load_final(state.get("final"))
+        return buffer
+
+    def _load_final(self, state: dict[str, Any] | None) -> None:
+        final = self._final
+        if state is None or final is None:
+            self._final = None if state is None and len(self) else final
+            return
+        rows, tail = state["rows"], state["tail"]
+        if not len(rows):
+            return
+        at_tail = np.isin(rows, tail)
+        obs_next = Batch(x=state["obs_next"]).x
+        if (~at_tail).any():
+            final.put(rows[~at_tail], obs_next[~at_tail])
+        if at_tail.any():
+            segments = np.array([int(np.flatnonzero(tail == row)[0]) for row in rows[at_tail]])
+            final.table.write(segments, {"obs_next": obs_next[at_tail]})
+            final.entry[rows[at_tail]] = segments
+            final.tail[:] = tail
+
+
+def _map(value: Any, fn: Any) -> Any:
+    """``fn`` of every leaf of an array or a tree of arrays; None stays."""
+    if value is None:
+        return None
+    if isinstance(value, Batch | dict):
+        items = value.__dict__ if isinstance(value, Batch) else value
+        return Batch.wrap({key: _map(inner, fn) for key, inner in items.items()})
+    return fn(as_storable(value))
+
+
+def _unsqueezed(leaf: Any) -> np.ndarray:
+    if isinstance(leaf, np.ndarray | np.generic):
+        return np.asarray(leaf)[None]
+    out = np.empty(1, object)
+    out[0] = leaf
+    return out
+
+
+def _replace_ends(out: Any, shifted: Any, final: Any, known: np.ndarray) -> Any:
+    """Rows ``known`` of ``out`` show ``final``; in a stack the frames before it (``shifted``) move one place back."""
+    if isinstance(out, Batch):
+        return Batch.wrap(
+            {
+                key: _replace_ends(inner, None if shifted is None else shifted[key], final[key], known)
+                for key, inner in out.__dict__.items()
+            }
+        )
+    if shifted is None:
+        out[known] = final
+    else:
+        stack = np.empty((len(final), *out.shape[known.ndim :]), out.dtype)
+        stack[:, :-1] = shifted
+        stack[:, -1] = final
+        out[known] = stack
+    return out

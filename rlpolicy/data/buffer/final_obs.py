@@ -1,0 +1,118 @@
+"""The observations that no other row holds, for buffers that do not store ``obs_next``.
+
+``obs_next`` of a row is ``obs`` of the row after it, except at the end of an episode and at the newest row. Those few
+are kept here, so that a truncated step bootstraps from the observation that was really reached.
+"""
+
+from typing import Any
+
+import numpy as np
+
+from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.storage import Storage, leaves
+
+NONE = -1
+
+
+class FinalObs:
+    """A table of observations beside the rows of a storage.
+
+    Entry i < n belongs to the newest row of segment i while its episode runs; entries from n on to ended episodes.
+
+    :param size: rows of the storage; :param n: number of segments.
+    """
+
+    def __init__(self, size: int, n: int, obs_dtype: Any = None) -> None:
+        self.entry = np.full(size, NONE, np.int32)
+        """(size,) which entry holds the row's ``obs_next``, NONE where the next row's ``obs`` does."""
+        self.tail = np.full(n, NONE, np.int64)
+        """(n,) the newest row of each running episode."""
+        self.n = n
+        self.free: list[int] = []
+        self.used = n
+        self.table = Storage(n + max(8, n), obs_dtype)
+
+    def record(self, segments: np.ndarray, rows: np.ndarray, obs: Any, obs_next: Any, done: np.ndarray) -> bool:
+        """Note ``obs_next`` of freshly written ``rows``, one per segment.
+
+        :param obs, obs_next: as stored, leaves of shape (k, ...); :param done: (k,).
+        :return: False when an ``obs`` is not the ``obs_next`` of the row before it: the rows then do not follow from
+            each other, and what was noted says nothing about later rows.
+        """
+        tails = self.tail[segments]
+        running = tails >= 0
+        if running.any():
+            if not self._same(self.table.read(segments[running])["obs_next"], _at(obs, running)):
+                return False
+            self.entry[tails[running]] = NONE
+        self.forget(rows)
+        self.tail[segments] = np.where(done, NONE, rows)
+        at = np.where(done, NONE, segments)
+        if done.any():
+            at[done] = self._allocate(int(done.sum()))
+        self.table.write(at, {"obs_next": obs_next})
+        self.entry[rows] = at
+        return True
+
+    def put(self, rows: np.ndarray, obs_next: Any) -> None:
+        """Note ``obs_next`` of rows that end an episode."""
+        self.forget(rows)
+        at = self._allocate(len(rows))
+        self.table.write(at, {"obs_next": obs_next})
+        self.entry[rows] = at
+
+    def forget(self, rows: np.ndarray) -> None:
+        """These rows are overwritten."""
+        old = self.entry[rows]
+        self.free.extend(old[old >= self.n].tolist())
+        self.entry[rows] = NONE
+
+    def end_episodes(self, segments: np.ndarray) -> None:
+        """The running episodes of these segments end where they are."""
+        segments = segments[self.tail[segments] >= 0]
+        if len(segments):
+            rows = self.tail[segments]
+            self.put(rows, self.table.read(segments)["obs_next"])
+            self.tail[segments] = NONE
+
+    def clear(self) -> None:
+        """Forget everything."""
+        self.entry[:] = NONE
+        self.tail[:] = NONE
+        self.free, self.used = [], self.n
+
+    def read(self, rows: np.ndarray) -> tuple[np.ndarray, Any]:
+        """(mask over ``rows`` that have an entry, their observations)."""
+        at = self.entry[rows]
+        known = at >= 0
+        return known, self.table.read(at[known])["obs_next"] if known.any() else None
+
+    def _allocate(self, count: int) -> np.ndarray:
+        while len(self.free) < count and self.used < self.table.size:
+            self.free.append(self.used)
+            self.used += 1
+        if len(self.free) < count:
+            self._grow(2 * self.table.size + count)
+            return self._allocate(count)
+        taken, self.free = self.free[:count], self.free[count:]
+        return np.array(taken, np.int64)
+
+    def _grow(self, size: int) -> None:
+        bigger = Storage(size, self.table.obs_dtype)
+        if self.table.columns.__dict__:
+            bigger.write(slice(0, self.table.size), self.table.columns)
+        self.table = bigger
+
+    @staticmethod
+    def _same(noted: Any, obs: Any) -> bool:
+        if isinstance(noted, Batch) and isinstance(obs, Batch | dict):
+            ours, theirs = dict(leaves(noted)), dict(leaves(obs))
+            return ours.keys() == theirs.keys() and all(FinalObs._same(ours[k], theirs[k]) for k in ours)
+        obs = np.asarray(obs)
+        if noted.dtype == object or obs.dtype == object:
+            return True
+        return bool(np.array_equal(noted, obs.astype(noted.dtype), equal_nan=noted.dtype.kind in "fc"))
+
+
+def _at(tree: Any, mask: np.ndarray) -> Any:
+    return tree if mask.all() else tree[mask]

@@ -1,0 +1,294 @@
+"""Where a buffer's transitions lie: named columns of equal length, the small ones packed row by row.
+
+A transition is read as a whole far more often than a column is. So the small numeric columns of the first transition
+become the fields of one structured array: a minibatch of B rows is then *one* gather of B memory blocks, whatever the
+number of columns, and each column is a strided view of it. Large values (images), objects, and columns that appear
+later get an array of their own.
+
+The tree of columns is a :class:`~rlpolicy.data.batch.Batch` of views (``storage.columns``): reading and writing
+through it is reading and writing the storage.
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlpolicy.data.batch import Batch
+
+PACKED_BYTES = 1024
+"""Columns of at most this many bytes per row are packed; above it the copy itself costs more than finding the row."""
+
+Rows = int | slice | np.ndarray
+"""One row (values have no batch axis), or several (values have one)."""
+Path = tuple[str, ...]
+FLOAT_KEYS = ("rew",)
+OBJECT = "O"
+BOOL_KEYS = ("terminated", "truncated", "done")
+
+
+class Storage:
+    """Columns of ``size`` rows, allocated at the first :meth:`write` in the dtype and shape of the first value.
+
+    :param size: number of rows.
+    :param obs_dtype: store floating ``obs`` and ``obs_next`` in this dtype instead of their own.
+    """
+
+    def __init__(self, size: int, obs_dtype: str | np.dtype[Any] | None = None) -> None:
+        self.size = size
+        self.obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
+        self.columns = Batch()
+        self._packed: np.ndarray | None = None
+        self._fields: dict[Path, str] = {}
+
+    def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
+        """Set ``rows`` of every column; columns that ``values`` lacks get 0 (None for objects).
+
+        New names become new columns (their earlier rows hold 0 or None). Nothing is written when a value does not fit.
+
+        :param values: tree of arrays: of shape (n, ...) for several rows, (...) for one.
+        :raises ValueError: the shape of a value differs from its column's.
+        """
+        if not self.columns.__dict__:
+            self._allocate(values, batched=not isinstance(rows, int))
+        plan: list[tuple[np.ndarray, Any]] = []
+        self._plan(self.columns, values, not isinstance(rows, int), (), plan)
+        for column, value in plan:
+            column[rows] = value
+
+    def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
+        """Columns at ``rows`` (anything numpy indexes with), copied: leaves of shape (*rows.shape, ...).
+
+        :param skip: top-level names that the caller does not need.
+        """
+        packed = None
+        if self._fields and self._packed is not None:
+            if type(rows) is np.ndarray and rows.dtype.kind == "i":
+                packed = self._packed.take(rows)
+            else:
+                packed = self._packed[rows].copy()  # a slice or a single row would be a view
+        return self._read(self.columns, rows, packed, (), skip)
+
+    def _read(self, columns: Batch, rows: Any, packed: Any, path: Path, skip: tuple[str, ...] = ()) -> Batch:
+        out: dict[str, Any] = {}
+        for key, column in columns.__dict__.items():
+            if key in skip:
+                continue
+            here = (*path, key)
+            if type(column) is np.ndarray:
+                field = self._fields.get(here)
+                if field is not None:
+                    out[key] = packed[field]
+                else:
+                    value = column[rows]
+                    out[key] = value.copy() if isinstance(rows, slice) else value
+            else:
+                out[key] = self._read(column, rows, packed, here)
+        return Batch.wrap(out)
+
+    def replace(self, columns: Batch) -> None:
+        """Adopt arrays of ``size`` rows as the columns."""
+        for path, column in leaves(columns):
+            if len(column) != self.size:
+                raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
+        self._packed, self._fields, self.columns = None, {}, columns
+
+    # -- allocation -------------------------------------------------------------------------------------------------
+
+    def _allocate(self, values: Mapping[str, Any] | Batch, batched: bool) -> None:
+        """Make all columns of the first transition; the small numeric ones as fields of one block."""
+        specs = {path: self._spec(path, value, batched) for path, value in leaves(values)}
+        small = {
+            path: (dtype, shape)
+            for path, (dtype, shape) in specs.items()
+            if dtype.kind != OBJECT and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
+        }
+        self._fields = {path: f"c{i}" for i, path in enumerate(small)}
+        if small:
+            fields = [(self._fields[path], dtype, shape) for path, (dtype, shape) in small.items()]
+            self._packed = np.zeros(self.size, np.dtype(fields, align=True))
+        for path, (dtype, shape) in specs.items():
+            if path in small:
+                assert self._packed is not None
+                self._place(path, self._packed[self._fields[path]])
+            else:
+                self._place(path, empty_column(self.size, dtype, shape))
+
+    def _place(self, path: Path, column: np.ndarray) -> None:
+        node = self.columns
+        for name in path[:-1]:
+            node = node.__dict__.setdefault(name, Batch())
+        node.__dict__[path[-1]] = column
+        if self._packed is None or column.base is not self._packed:
+            self._fields.pop(path, None)
+
+    def _spec(self, path: Path, value: Any, batched: bool) -> tuple[np.dtype[Any], tuple[int, ...]]:
+        """dtype and row shape of the column that holds ``value``."""
+        if not isinstance(value, np.ndarray | np.generic):
+            return np.dtype(object), ()
+        shape = value.shape[1:] if batched else value.shape
+        dtype = value.dtype
+        if path[0] in FLOAT_KEYS and len(path) == 1 and dtype.kind in "biuf":
+            dtype = np.dtype(np.float64)
+        elif path[0] in BOOL_KEYS and len(path) == 1:
+            dtype = np.dtype(bool)
+        elif self.obs_dtype is not None and path[0] in ("obs", "obs_next") and dtype.kind == "f":
+            dtype = self.obs_dtype
+        elif dtype.kind not in "biufc":
+            dtype = np.dtype(object)
+        return dtype, shape
+
+    # -- writing ----------------------------------------------------------------------------------------------------
+
+    def _plan(
+        self,
+        columns: Batch,
+        values: Mapping[str, Any] | Batch,
+        batched: bool,
+        path: Path,
+        plan: list[tuple[np.ndarray, Any]],
+    ) -> None:
+        """Pair each column with the value to be written, checking shapes and dtypes; allocate what is new."""
+        have = columns.__dict__
+        given = values.__dict__ if isinstance(values, Batch) else values
+        for key, value in given.items():
+            column = have.get(key)
+            if type(column) is np.ndarray:
+                if type(value) is np.ndarray and column.dtype is value.dtype:
+                    if (value.shape[1:] if batched else value.shape) != column.shape[1:]:
+                        raise self._misfit((*path, key), value, batched, column)
+                    plan.append((column, value))
+                else:
+                    plan.append(self._coerce((*path, key), value, batched, column))
+            elif isinstance(value, Batch | dict):
+                if column is None:
+                    column = have[key] = Batch()
+                self._plan(column, value, batched, (*path, key), plan)
+            else:
+                if isinstance(column, Batch) and column.__dict__:
+                    raise ValueError(
+                        f"{'.'.join((*path, key))} was a Batch with {sorted(column.__dict__)} so far, "
+                        f"got a {type(value).__name__}"
+                    )
+                value = as_storable(value)
+                dtype, shape = self._spec((*path, key), value, batched)
+                self._place((*path, key), empty_column(self.size, dtype, shape))
+                plan.append((have[key], value))
+        if len(have) > len(given):
+            for key, column in have.items():
+                if key not in given:
+                    self._plan_absent(column, plan)
+
+    def _plan_absent(self, column: Any, plan: list[tuple[np.ndarray, Any]]) -> None:
+        if isinstance(column, Batch):
+            for inner in column.__dict__.values():
+                self._plan_absent(inner, plan)
+        else:
+            plan.append((column, None if column.dtype.kind == OBJECT else 0))
+
+    def _coerce(self, path: Path, value: Any, batched: bool, column: np.ndarray) -> tuple[np.ndarray, Any]:
+        """A value whose type is not the column's: cast it, or widen the column when the cast would lose something."""
+        if isinstance(value, Batch | dict):
+            if not len(value):  # a reserved name: unknown this time
+                return column, None if column.dtype.kind == OBJECT else 0
+            raise ValueError(f"{'.'.join(path)} was an array so far, got a Batch with keys {sorted(value)}")
+        value = as_storable(value)
+        if column.dtype.kind == OBJECT:
+            return column, value
+        dtype, shape = self._spec(path, value, batched)
+        if dtype.kind == OBJECT:
+            return self._widen(path, column, dtype), value
+        if shape != column.shape[1:]:
+            raise self._misfit(path, value, batched, column)
+        if not np.can_cast(dtype, column.dtype, "same_kind"):
+            return self._widen(path, column, np.promote_types(dtype, column.dtype)), value
+        return column, value
+
+    def _widen(self, path: Path, column: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
+        wider = column.astype(dtype)
+        self._place(path, wider)
+        return wider
+
+    @staticmethod
+    def _misfit(path: Path, value: Any, batched: bool, column: np.ndarray) -> ValueError:
+        shape = value.shape[1:] if batched else value.shape
+        return ValueError(
+            f"{'.'.join(path)} of one transition has shape {tuple(shape)}, but this buffer holds {column.shape[1:]} "
+            "(the shape of the first transition)"
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"size": self.size, "obs_dtype": self.obs_dtype, "columns": self.columns}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Columns come back as arrays of their own and are packed again."""
+        self.__init__(state["size"], state["obs_dtype"])  # type: ignore[misc]
+        self.load(state["columns"])
+
+    def load(self, columns: Batch) -> None:
+        """Copy whole columns of ``size`` rows in, packed as if they had been written row by row."""
+        self.columns, self._packed, self._fields = Batch(), None, {}
+        if columns.__dict__:
+            self.write(slice(0, self.size), columns)
+
+
+class StorageView:
+    """Rows start..stop of a storage, with the same interface; what the storage learns later shows here too."""
+
+    def __init__(self, parent: Storage, start: int, stop: int) -> None:
+        self.parent, self.start, self.size = parent, start, stop - start
+        self.obs_dtype = parent.obs_dtype
+
+    @property
+    def columns(self) -> Batch:
+        """Views of the parent's columns."""
+        return _sliced(self.parent.columns, slice(self.start, self.start + self.size))
+
+    def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
+        """See :meth:`Storage.write`; rows count from this view's start."""
+        self.parent.write(self._shift(rows), values)
+
+    def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
+        """See :meth:`Storage.read`; rows count from this view's start."""
+        return self.parent.read(np.arange(self.size)[rows] + self.start, skip)
+
+    def replace(self, columns: Batch) -> None:
+        """A view cannot be given other arrays than its storage's."""
+        raise ValueError("this buffer is a part of another: replace the columns of the whole one")
+
+    def load(self, columns: Batch) -> None:
+        """Copy whole columns of this view's rows in."""
+        self.parent.write(slice(self.start, self.start + self.size), columns)
+
+    def _shift(self, rows: Rows) -> Rows:
+        if isinstance(rows, slice):
+            return slice(rows.start + self.start, rows.stop + self.start)
+        return rows + self.start
+
+
+def leaves(tree: Mapping[str, Any] | Batch, path: Path = ()) -> Iterator[tuple[Path, Any]]:
+    """(path, value) of every leaf; empty Batches (reserved names) have none."""
+    for key, value in (tree.__dict__ if isinstance(tree, Batch) else tree).items():
+        if isinstance(value, Batch | dict):
+            yield from leaves(value, (*path, key))
+        else:
+            yield (*path, key), as_storable(value)
+
+
+def as_storable(value: Any) -> Any:
+    """Tensors become host arrays, numbers 0-d arrays; everything else stays and lands in an object column."""
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().numpy()
+    if isinstance(value, bool | int | float | complex | np.generic):
+        return np.asarray(value)
+    return value
+
+
+def empty_column(size: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+    """Zeros, or None for objects."""
+    return np.full((size, *shape), None, object) if dtype.kind == OBJECT else np.zeros((size, *shape), dtype)
+
+
+def _sliced(columns: Batch, rows: slice) -> Batch:
+    return Batch.wrap({k: v[rows] if type(v) is np.ndarray else _sliced(v, rows) for k, v in columns.__dict__.items()})

@@ -1,0 +1,466 @@
+"""The loop between policy and environments: observe, act, step, store."""
+
+import inspect
+import time
+import warnings
+from collections.abc import Callable
+from math import isfinite
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+import torch
+
+from rlpolicy.data.batch import Batch, stack_dicts
+from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.cached import CachedReplayBuffer
+from rlpolicy.data.buffer.manager import ReplayBufferManager
+from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
+from rlpolicy.data.stats import CollectStats, CollectStatsBase
+from rlpolicy.data.types import Policy
+from rlpolicy.data.utils.converter import to_numpy
+from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, stack_rows, take_rows, zero_rows
+from rlpolicy.env.adapt import as_vector_env
+from rlpolicy.utils.errors import InvalidArgument
+
+__all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
+
+
+class Ready(NamedTuple):
+    """Environments that wait for an action; all rows belong to ``ids``."""
+
+    ids: np.ndarray
+    """(k,) environment ids."""
+    obs: Any
+    """Current observations, leaves of shape (k, ...)."""
+    info: Batch
+    """Their infos, leaves of shape (k, ...)."""
+    state: Any
+    """Recurrent state of the policy after the last step, leaves of shape (k, ...), or None."""
+
+
+class Outcome(NamedTuple):
+    """What one step of the environments brought."""
+
+    stored: int
+    """Transitions stored."""
+    ended: np.ndarray | None = None
+    """(e,) rows (of the ids that are ready next) whose episode ended; None when none did."""
+    ep_rew: np.ndarray | None = None
+    """Their returns, (e,) or (e, agents)."""
+    ep_len: np.ndarray | None = None
+    """Their lengths, (e,)."""
+
+
+class Collector:
+    """Lets a policy act in environments and stores what happens.
+
+    Each step: ``act = policy(Batch(obs, info), state).act``, with exploration noise when asked for; the raw ``act`` is
+    stored, ``policy.map_action(act)`` goes to the environments. The stored ``obs_next`` of an episode's last step is the
+    observation that was reached, never the next episode's first one.
+
+    :param policy: anything with the :class:`~rlpolicy.data.types.Policy` protocol.
+    :param env: a vector environment of rlpolicy, any ``gymnasium.vector.VectorEnv`` (all autoreset modes),
+        EnvPool's, or a
+        single environment.
+    :param buffer: where transitions go; None keeps one row per environment, which is enough for testing.
+    :param preprocess_fn: called with ``obs, info, env_id`` after a reset and ``obs_next, rew, done, terminated,
+        truncated, info, policy,
+        env_id, act`` (those it has parameters for) after a step; the dict or Batch it returns replaces these entries.
+    :param exploration_noise: apply ``policy.exploration_noise`` to the actions.
+    :param check_finite: raise a ValueError that names environment, key and step when an observation, reward or
+        action is NaN or
+        infinite, before anything is stored.
+
+    The environments are reset at the first :meth:`collect`, or by :meth:`reset_env`.
+    """
+
+    _is_async = False
+
+    def __init__(
+        self,
+        policy: Policy,
+        env: Any,
+        buffer: ReplayBuffer | None = None,
+        preprocess_fn: Callable[..., Batch | dict[str, Any]] | None = None,
+        exploration_noise: bool = False,
+        *,
+        check_finite: bool = True,
+    ) -> None:
+        if isinstance(env, gym.Env) and not isinstance(env, gym.vector.VectorEnv):
+            warnings.warn("a single environment is wrapped in DummyVectorEnv", UserWarning, stacklevel=2)
+        self.env = as_vector_env(env)
+        self.env_num = len(self.env)
+        self.policy = policy
+        self.buffer = VectorReplayBuffer(self.env_num, self.env_num) if buffer is None else buffer
+        self.preprocess_fn = preprocess_fn
+        self.exploration_noise = exploration_noise
+        self.check_finite = check_finite
+        self._hook_names = _parameter_names(preprocess_fn)
+        self._action_space = self.env.action_space
+        self._ready: Ready | None = None
+        self.reset_stat()
+
+    @property
+    def buffer(self) -> ReplayBuffer:
+        """Where transitions go; may be replaced, for example when resuming."""
+        return self._buffer
+
+    @buffer.setter
+    def buffer(self, buffer: ReplayBuffer) -> None:
+        parts = 1
+        if isinstance(buffer, CachedReplayBuffer):
+            parts = buffer.cached_buffer_num
+        elif isinstance(buffer, ReplayBufferManager):
+            parts = buffer.buffer_num
+        elif self.env_num > 1:
+            raise TypeError(
+                f"{type(buffer).__name__} holds one environment, there are {self.env_num}: use "
+                f"{_vector_name(buffer)}(total_size, buffer_num={self.env_num}, ...)"
+            )
+        if parts < self.env_num:
+            raise InvalidArgument(f"the buffer has room for {parts} environments, there are {self.env_num}")
+        self._buffer = buffer
+
+    @property
+    def data(self) -> Batch:
+        """Current observations and infos of the environments that wait for an action."""
+        ready = self._started()
+        return Batch(obs=ready.obs, info=ready.info)
+
+    # -- resets -----------------------------------------------------------------------------------------------------
+
+    def reset(
+        self,
+        reset_buffer: bool = True,
+        gym_reset_kwargs: dict[str, Any] | None = None,
+        reset_stats: bool = True,
+    ) -> None:
+        """Reset the environments and, as asked, the buffer and the counters."""
+        self.reset_env(gym_reset_kwargs)
+        if reset_buffer:
+            self.reset_buffer()
+        if reset_stats:
+            self.reset_stat()
+
+    def reset_stat(self) -> None:
+        """Zero the counters ``collect_step, collect_episode, collect_time``."""
+        self.collect_step = 0
+        self.collect_episode = 0
+        self.collect_time = 0.0
+        self._at_step = 0
+
+    def reset_buffer(self, keep_statistics: bool = False) -> None:
+        """Empty the buffer; ``keep_statistics`` lets running episodes' return and length go on."""
+        self.buffer.reset(keep_statistics=keep_statistics)
+
+    def reset_env(self, gym_reset_kwargs: dict[str, Any] | None = None) -> None:
+        """Reset all environments; episodes that were running are cut (stored as truncated)."""
+        if self._ready is not None:
+            self.buffer.end_episodes(np.arange(self.env_num))
+        ids = np.arange(self.env_num)
+        obs, info = self._reset_rows(ids, gym_reset_kwargs)
+        self._ready = Ready(ids, obs, info, None)
+
+    def _reset_rows(self, ids: np.ndarray, gym_reset_kwargs: dict[str, Any] | None) -> tuple[Any, Batch]:
+        """Start new episodes in some environments: their first observations and infos."""
+        obs, infos = self.env.reset(ids, **(gym_reset_kwargs or {}))
+        rows, info = as_rows(obs), stack_dicts(list(infos))
+        if self.check_finite:
+            self._require_finite("obs", rows, ids)
+        if self.preprocess_fn is not None:
+            changed = self._preprocess(obs=rows, info=info, env_id=ids)
+            rows, info = changed.get("obs", rows), changed.get("info", info)
+        return rows, info
+
+    def _started(self) -> Ready:
+        if self._ready is None:
+            self.reset_env()
+        assert self._ready is not None
+        return self._ready
+
+    # -- collecting -------------------------------------------------------------------------------------------------
+
+    def collect(
+        self,
+        n_step: int | None = None,
+        n_episode: int | None = None,
+        random: bool = False,
+        render: float | None = None,
+        no_grad: bool = True,
+        gym_reset_kwargs: dict[str, Any] | None = None,
+        reset_before_collect: bool = False,
+    ) -> CollectStats:
+        """Collect steps or whole episodes; exactly one of ``n_step`` and ``n_episode``.
+
+        :param n_step: step all environments until at least this many transitions are stored; episodes go on across
+            calls.
+        :param n_episode: finish exactly this many episodes, using min(n_episode, environments) environments. An
+            environment
+            that finishes when enough others are running is not started again, so short episodes get no more than
+            their share. All environments are reset afterwards.
+        :param random: sample actions from the action spaces instead of asking the policy.
+        :param render: seconds to sleep after rendering each step; None or 0: no rendering.
+        :param no_grad: act without recording gradients.
+        :param gym_reset_kwargs: passed to the resets of environments that finish.
+        :param reset_before_collect: reset environments first.
+        :return: statistics of the episodes that ended in this call (their earlier parts included) and of its steps.
+        """
+        self._check_collect(n_step, n_episode)
+        if reset_before_collect:
+            self.reset(reset_buffer=False, gym_reset_kwargs=gym_reset_kwargs, reset_stats=False)
+        begin = time.perf_counter()
+        ready = self._started()
+        if n_episode is not None and not self._is_async and n_episode < len(ready.ids):
+            ready = _take(ready, np.arange(n_episode))
+        steps, episodes = 0, 0
+        self._at_step = self.collect_step
+        returns: list[Any] = []
+        lens: list[Any] = []
+        with torch.set_grad_enabled(not no_grad):
+            while True:
+                ready, outcome = self._step(ready, random, render, gym_reset_kwargs)
+                steps += outcome.stored
+                self._at_step += outcome.stored
+                if outcome.ended is not None:
+                    returns.append(outcome.ep_rew)
+                    lens.append(outcome.ep_len)
+                    episodes += len(outcome.ended)
+                    if n_episode is not None and not self._is_async and episodes < n_episode:
+                        ready = self._without_surplus(ready, outcome.ended, n_episode - episodes)
+                if (n_step is not None and steps >= n_step) or (n_episode is not None and episodes >= n_episode):
+                    break
+        self._ready = ready
+        if n_episode is not None and not self._is_async:
+            self.reset_env()
+        return self._stats(steps, returns, lens, time.perf_counter() - begin)
+
+    def _check_collect(self, n_step: int | None, n_episode: int | None) -> None:
+        if self.env.is_async != self._is_async and not self._is_async:
+            raise InvalidArgument("these environments run asynchronously (wait_num or timeout): use AsyncCollector")
+        if n_step is None and n_episode is None:
+            raise TypeError("collect needs n_step or n_episode")
+        if n_step is not None and n_episode is not None:
+            raise InvalidArgument(f"give either n_step or n_episode, got {n_step} and {n_episode}")
+        name, count = ("n_step", n_step) if n_step is not None else ("n_episode", n_episode)
+        if count is not None and count <= 0:
+            raise InvalidArgument(f"{name} must be positive, got {count}")
+        if n_step is not None and n_step % self.env_num and not self._is_async:
+            warnings.warn(
+                f"n_step={n_step} is not a multiple of the {self.env_num} environments: "
+                f"{-n_step % self.env_num} more steps are collected",
+                stacklevel=3,
+            )
+
+    def _step(
+        self, ready: Ready, random: bool, render: float | None, gym_reset_kwargs: dict[str, Any] | None
+    ) -> tuple[Ready, Outcome]:
+        """One step of the ready environments: act, step, store, reset those that finish."""
+        frame, action = self._act(ready, random)
+        ids, frame, results = self._send(ready.ids, frame, action)
+        obs_next, rew, terminated, truncated, infos = results
+        obs_next, info = as_rows(obs_next), stack_dicts(list(infos))
+        state = frame.__dict__.pop("state", None)
+        fresh = self.env.reset_rows
+        if fresh is not None:
+            return self._step_with_fresh(ids, frame, (obs_next, rew, terminated, truncated, info), state, fresh)
+        if self.check_finite:
+            self._require_finite("obs_next", obs_next, ids)
+            self._require_finite("rew", rew, ids)
+        batch = frame.__dict__
+        done = np.logical_or(terminated, truncated)
+        batch["rew"], batch["terminated"], batch["truncated"], batch["done"] = (
+            rew,
+            terminated,
+            truncated,
+            done,
+        )
+        batch["obs_next"], batch["info"] = obs_next, info
+        if self.preprocess_fn is not None:
+            names = ("obs_next", "rew", "done", "terminated", "truncated", "info", "policy", "act")
+            batch.update(self._preprocess(env_id=ids, **{name: batch[name] for name in names}))
+            obs_next, info = batch["obs_next"], batch["info"]
+        if render:
+            self.env.render()
+            time.sleep(render)
+        _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=ids)
+        if True not in done.tolist():
+            return Ready(ids, obs_next, info, state), Outcome(len(ids))
+        ended = np.flatnonzero(done)
+        obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
+        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, ep_rew[ended], ep_len[ended])
+
+    def _step_with_fresh(
+        self, ids: np.ndarray, frame: Batch, results: tuple[Any, ...], state: Any, fresh: np.ndarray
+    ) -> tuple[Ready, Outcome]:
+        """A step in which some environments only began an episode: those rows are no transitions.
+
+        Happens with vector environments that reset in the step after the end and cannot do so on demand.
+        """
+        obs_next, rew, terminated, truncated, info = results
+        state = zero_rows(state, np.flatnonzero(fresh))
+        kept = np.flatnonzero(~fresh)
+        done = np.logical_or(terminated, truncated)
+        outcome = Outcome(len(kept))
+        if len(kept):
+            if self.check_finite:
+                self._require_finite("obs_next", obs_next[kept], ids[kept])
+                self._require_finite("rew", rew[kept], ids[kept])
+            frame.update(rew=rew, terminated=terminated, truncated=truncated, done=done, obs_next=obs_next, info=info)
+            _, ep_rew, ep_len, _ = self._buffer.add(frame[kept], buffer_ids=ids[kept])
+            at = np.flatnonzero(done[kept])
+            if len(at):
+                outcome = Outcome(len(kept), kept[at], ep_rew[at], ep_len[at])
+                obs_next, info, state = self._restart(ids, kept[at], obs_next, info, state, None)
+        return Ready(ids, obs_next, info, state), outcome
+
+    def _act(self, ready: Ready, random: bool) -> tuple[Batch, Any]:
+        """What is stored of this step so far (obs, act, policy, state), and the action for the environments."""
+        frame: dict[str, Any] = {"obs": ready.obs}
+        if random:
+            sampled = [self._action_space[i].sample() for i in ready.ids.tolist()]
+            act = self.policy.map_action_inverse(as_rows(stack_rows(sampled)))
+            act = as_rows(act) if isinstance(act, list) else to_numpy(act)
+            frame["policy"] = Batch()
+        else:
+            batch = Batch.wrap({"obs": ready.obs, "info": ready.info})
+            result = self.policy(batch, ready.state)
+            act = result.act
+            act = act if type(act) is np.ndarray else to_numpy(act)
+            if self.exploration_noise:
+                act = self.policy.exploration_noise(act, batch)
+            extra = result.get("policy", None)
+            extra = Batch() if extra is None else extra
+            state = result.get("state", None)
+            if state is not None:
+                extra.hidden_state = state
+                frame["state"] = state
+            frame["policy"] = extra
+        if self.check_finite:
+            self._require_finite("act", act, ready.ids)
+        frame["act"] = act
+        return Batch.wrap(frame), self.policy.map_action(act)
+
+    def _send(self, ids: np.ndarray, frame: Batch, action: Any) -> tuple[np.ndarray, Batch, tuple[Any, ...]]:
+        """Step the environments: whose results these are, what they had been asked, and the results."""
+        return ids, frame, self.env.step(action, ids)
+
+    def _restart(
+        self,
+        ids: np.ndarray,
+        ended: np.ndarray,
+        obs_next: Any,
+        info: Batch,
+        state: Any,
+        gym_reset_kwargs: dict[str, Any] | None,
+    ) -> tuple[Any, Batch, Any]:
+        """New episodes in rows ``ended``: observations, infos and policy state of all rows for the next step."""
+        if self.exploration_noise:
+            self._restart_noise(ids[ended])
+        obs, started = self._reset_rows(ids[ended], gym_reset_kwargs)
+        if len(ended) == len(ids):
+            return obs, started, zero_rows(state, ended)
+        return put_rows(obs_next, ended, obs), put_rows(info, ended, started), zero_rows(state, ended)
+
+    def _restart_noise(self, env_ids: np.ndarray) -> None:
+        """Tell noise with a memory that these environments begin anew."""
+        reset_noise = getattr(self.policy, "reset_noise", None)
+        if reset_noise is not None:
+            reset_noise(env_ids)
+
+    @staticmethod
+    def _without_surplus(ready: Ready, ended: np.ndarray, remaining: int) -> Ready:
+        """Drop environments that have just finished when more are running than episodes remain."""
+        surplus = len(ready.ids) - remaining
+        return ready if surplus <= 0 else _take(ready, np.delete(np.arange(len(ready.ids)), ended[:surplus]))
+
+    def _stats(self, steps: int, returns: list[np.ndarray], lens: list[np.ndarray], seconds: float) -> CollectStats:
+        self.collect_step += steps
+        self.collect_episode += sum(map(len, lens))
+        self.collect_time += seconds
+        speed = steps / max(seconds, 1e-9)
+        if not lens:
+            return CollectStats(n_collected_steps=steps, collect_time=seconds, collect_speed=speed)
+        all_lens = np.concatenate(lens)
+        return CollectStats.with_autogenerated_stats(
+            returns=np.concatenate(returns),
+            lens=all_lens,
+            n_collected_episodes=len(all_lens),
+            n_collected_steps=steps,
+            collect_time=seconds,
+            collect_speed=speed,
+        )
+
+    def _preprocess(self, **given: Any) -> dict[str, Any]:
+        """What ``preprocess_fn`` changes."""
+        assert self.preprocess_fn is not None
+        if self._hook_names is not None:
+            given = {name: value for name, value in given.items() if name in self._hook_names}
+        changed = self.preprocess_fn(**given)
+        return changed.__dict__ if isinstance(changed, Batch) else Batch(changed).__dict__
+
+    def _require_finite(self, key: str, value: Any, ids: np.ndarray) -> None:
+        """Raise when a float array (or tree of arrays) of one row per environment holds NaN or inf."""
+        if type(value) is np.ndarray:
+            # one dot product is the cheapest look at all numbers; an overflow of it is looked at again below
+            if value.dtype.kind != "f" or isfinite(np.vdot(value, value)):
+                return
+            bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
+            if bad.any():
+                row = int(np.flatnonzero(bad)[0])
+                raise ValueError(
+                    f"{key} of environment {int(ids[row])} is not finite at step {self._at_step}: {value[row]}. "
+                    "Nothing of this step was stored; Collector(..., check_finite=False) switches the check off"
+                )
+        elif isinstance(value, Batch):
+            for name, inner in value.__dict__.items():
+                self._require_finite(f"{key}.{name}", inner, ids)
+
+
+class AsyncCollector(Collector):
+    """A collector for vector environments with ``wait_num`` or ``timeout``: it acts in whichever are ready.
+
+    ``collect`` stores at least ``n_step`` transitions or ``n_episode`` episodes; environments that are still stepping
+    then are continued by the next call. Takes the arguments of :class:`Collector`.
+    """
+
+    _is_async = True
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        warnings.warn("AsyncCollector collects at least what is asked for, often a little more", stacklevel=2)
+        super().__init__(*args, **kwargs)
+        self._asked: Batch | None = None
+
+    def reset_env(self, gym_reset_kwargs: dict[str, Any] | None = None) -> None:
+        """Wait for environments that are stepping, then reset all."""
+        while len(getattr(self.env, "waiting_id", ())):
+            self.env.step(None)
+        super().reset_env(gym_reset_kwargs)
+        self._asked = None
+
+    def _send(self, ids: np.ndarray, frame: Batch, action: Any) -> tuple[np.ndarray, Batch, tuple[Any, ...]]:
+        """Step the ready environments; the results that come back may be those of others asked earlier."""
+        if self._asked is None:
+            self._asked = frame if len(ids) == self.env_num else spread_rows(frame, ids, self.env_num)
+        else:
+            self._asked = put_rows(self._asked, ids, frame)
+        results = self.env.step(action, ids)
+        back = np.array([info["env_id"] for info in results[4]], np.int64)
+        return back, self._asked[back], results
+
+
+def _take(ready: Ready, rows: np.ndarray) -> Ready:
+    return Ready(ready.ids[rows], ready.obs[rows], take_rows(ready.info, rows), take_rows(ready.state, rows))
+
+
+def _parameter_names(fn: Callable[..., Any] | None) -> set[str] | None:
+    """Names that a callable takes; None when it takes any."""
+    if fn is None:
+        return None
+    parameters = inspect.signature(fn).parameters.values()
+    return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
+
+
+def _vector_name(buffer: ReplayBuffer) -> str:
+    name = type(buffer).__name__
+    return name.replace("ReplayBuffer", "VectorReplayBuffer") if "Vector" not in name else name

@@ -1,0 +1,103 @@
+"""Rows of observations, infos and recurrent states: one row per environment, arrays or trees of arrays."""
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from rlpolicy.data.batch import Batch, stack_dicts
+
+
+def as_rows(obs: Any) -> Any:
+    """Observations as a vector environment gives them -> arrays: an object array of dicts becomes a Batch of columns."""
+    if type(obs) is np.ndarray and obs.dtype != object:
+        return obs
+    if isinstance(obs, np.ndarray) and len(obs) and all(isinstance(row, dict | Batch) for row in obs):
+        return stack_dicts(list(obs))
+    return Batch(obs) if isinstance(obs, dict) else obs
+
+
+def put_rows(whole: Any, rows: np.ndarray, values: Any) -> Any:
+    """``whole`` with ``values`` at ``rows``; may write in place. Shapes or keys that do not match make room for both."""
+    if isinstance(whole, Batch):
+        if not isinstance(values, Batch):
+            raise ValueError(f"expected a Batch with {sorted(whole.__dict__)}, got {type(values).__name__}")
+        count = _count(whole, values, rows)
+        out = {}
+        for key in {**whole.__dict__, **values.__dict__}:
+            ours, theirs = whole.__dict__.get(key), values.__dict__.get(key)
+            if ours is None:
+                ours = blank_rows(theirs, count)
+            out[key] = put_rows(ours, rows, blank_rows(ours, len(rows)) if theirs is None else theirs)
+        return Batch.wrap(out)
+    if isinstance(whole, torch.Tensor):
+        whole[torch.as_tensor(rows)] = torch.as_tensor(values)
+        return whole
+    values = np.asarray(values)
+    if whole.dtype == object or (whole.shape[1:] == values.shape[1:] and np.can_cast(values.dtype, whole.dtype)):
+        whole[rows] = values if values.dtype == object or whole.dtype != object else stack_rows(list(values))
+        return whole
+    return put_rows(stack_rows(list(whole), dtype=object), rows, stack_rows(list(values), dtype=object))
+
+
+def _count(whole: Batch, values: Batch, rows: np.ndarray) -> int:
+    for leaf in whole.__dict__.values():
+        if isinstance(leaf, np.ndarray | torch.Tensor):
+            return len(leaf)
+        if isinstance(leaf, Batch) and leaf.__dict__:
+            return _count(leaf, values, rows)
+    return int(rows.max()) + 1
+
+
+def blank_rows(like: Any, count: int) -> Any:
+    """``count`` rows of zeros (None for objects) shaped like the rows of ``like``."""
+    if isinstance(like, Batch):
+        return Batch.wrap({key: blank_rows(inner, count) for key, inner in like.__dict__.items()})
+    if isinstance(like, torch.Tensor):
+        return like.new_zeros((count, *like.shape[1:]))
+    if like.dtype == object:
+        return np.full(count, None, object)
+    return np.zeros((count, *like.shape[1:]), like.dtype)
+
+
+def spread_rows(rows: Batch, at: np.ndarray, count: int) -> Batch:
+    """``count`` rows that hold ``rows`` at ``at`` and blanks elsewhere."""
+    return put_rows(blank_rows(rows, count), at, rows)  # type: ignore[no-any-return]
+
+
+def stack_rows(items: list[Any], dtype: Any = None) -> np.ndarray:
+    """One array of the items; an object array when they are dicts, or asked for."""
+    if dtype is None and not isinstance(items[0], dict | tuple):
+        return np.asarray(items)
+    out = np.empty(len(items), object)
+    for i, item in enumerate(items):
+        out[i] = item
+    return out
+
+
+def take_rows(value: Any, rows: np.ndarray) -> Any:
+    """The rows of an array or tree; None and empty Batches stay."""
+    if value is None or (isinstance(value, Batch) and not value.__dict__):
+        return value
+    if isinstance(value, dict):
+        return type(value)({key: take_rows(inner, rows) for key, inner in value.items()})
+    if isinstance(value, tuple | list):
+        return type(value)(take_rows(inner, rows) for inner in value)
+    return value[rows]
+
+
+def zero_rows(state: Any, rows: np.ndarray) -> Any:
+    """A recurrent state with the rows of finished environments at zero (None for objects), the others untouched."""
+    if isinstance(state, torch.Tensor):
+        state = state.clone()
+        state[torch.as_tensor(rows)] = 0
+    elif isinstance(state, np.ndarray):
+        state = state.copy()
+        state[rows] = None if state.dtype == object else 0
+    elif isinstance(state, Batch):
+        state = Batch.wrap({key: zero_rows(inner, rows) for key, inner in state.__dict__.items()})
+    elif isinstance(state, dict):
+        state = type(state)({key: zero_rows(inner, rows) for key, inner in state.items()})
+    elif isinstance(state, tuple | list):
+        state = type(state)(zero_rows(inner, rows) for inner in state)
+    return state

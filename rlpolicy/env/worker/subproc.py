@@ -1,0 +1,442 @@
+"""Environments in other processes."""
+
+import contextlib
+import multiprocessing
+import os
+import pickle
+import signal
+import time
+import traceback
+import weakref
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection, wait
+from typing import Any, Literal, NoReturn
+
+import cloudpickle
+
+from rlpolicy.env.utils import (
+    ENV_TYPE,
+    CloudpickleWrapper,
+    checked_reset,
+    get_attribute,
+    seed_env,
+    set_attribute,
+)
+from rlpolicy.env.worker.base import EnvWorker
+from rlpolicy.env.worker.shared import SharedColumns
+
+_GRACE = 5.0
+"""Seconds that a worker process gets to close its environments before it is killed."""
+_STEP_ALL = b"s"
+"""Request: step all environments with the actions in shared memory."""
+_NOTHING = b"n"
+"""Reply: None. After a step: all results are in shared memory and all infos are empty."""
+
+_parent_ends: "weakref.WeakSet[Connection[Any, Any]]" = weakref.WeakSet()
+"""Ends of the pipes that this process holds. A forked worker inherits copies and closes them: otherwise its
+siblings would never see the end of their pipes when the parent dies."""
+
+
+def _dumps(data: Any) -> bytes:
+    try:
+        return pickle.dumps(data, pickle.HIGHEST_PROTOCOL)
+    except (pickle.PicklingError, TypeError, AttributeError):  # lambdas and local classes in infos or spaces
+        return bytes(cloudpickle.dumps(data))
+
+
+# ---------------------------------------------------------------------------------------------- in the worker process
+
+
+@dataclass
+class _Failure:
+    """An exception on its way to the parent."""
+
+    env_id: int
+    pickled_type: bytes | None
+    text: str
+    traceback: str
+
+    @classmethod
+    def of(cls, error: BaseException, env_id: int) -> "_Failure":
+        try:
+            pickled_type = pickle.dumps(type(error))
+        except (pickle.PicklingError, AttributeError, TypeError):  # a local class
+            pickled_type = None
+        text = f"{type(error).__name__}: {error}"
+        return cls(env_id, pickled_type, text, "".join(traceback.format_exception(error)))
+
+    def exception(self) -> Exception:
+        """An exception of the same type if it can be made from a message alone, otherwise a RuntimeError."""
+        message = (
+            f"environment {self.env_id} failed in its worker process: {self.text}\n"
+            f"The worker's traceback:\n{self.traceback}"
+        )
+        if self.pickled_type is not None:
+            with contextlib.suppress(Exception):
+                error = pickle.loads(self.pickled_type)(message)
+                if isinstance(error, Exception) and error.args == (message,):
+                    return error
+        return RuntimeError(message)
+
+
+class _Server:
+    """Answers the requests of the parent; its public methods are the requests. k counts this worker's envs."""
+
+    def __init__(self, env_ids: Sequence[int], columns: SharedColumns | None) -> None:
+        self.env_ids = env_ids
+        self.columns = columns
+        self.envs: list[Any] = []
+        self.current = 0
+
+    def run(self, conn: "Connection[Any, Any]", env_fns: Sequence[Callable[[], ENV_TYPE]]) -> None:
+        """Make the environments, then answer requests until told to close or until something fails."""
+        reply, going = self._answer(self.start, (env_fns,))
+        while going:
+            conn.send_bytes(reply)
+            request = conn.recv_bytes()
+            if request == _STEP_ALL:
+                reply, going = self._answer(self.step, (range(len(self.envs)), None))
+            else:
+                name, args = pickle.loads(request)
+                if name == "close":
+                    return
+                reply, going = self._answer(getattr(self, name), args)
+        conn.send_bytes(reply)
+
+    def _answer(self, method: Callable[..., Any], args: tuple[Any, ...]) -> tuple[bytes, bool]:
+        """The reply to a request, and whether all went well."""
+        try:
+            result = method(*args)
+            return (_NOTHING if result is None else _dumps(result)), True
+        except Exception as error:
+            return _dumps(_Failure.of(error, self.env_ids[self.current])), False
+
+    def start(self, env_fns: Sequence[Callable[[], ENV_TYPE]]) -> list[tuple[Any, Any]]:
+        """Make the environments; their observation and action spaces."""
+        found = []
+        for self.current, env_fn in enumerate(env_fns):
+            env: Any = env_fn()
+            self.envs.append(env)
+            found.append((getattr(env, "observation_space", None), getattr(env, "action_space", None)))
+        return found
+
+    def step(
+        self, ks: Sequence[int], actions: Sequence[Any] | None
+    ) -> tuple[dict[int, tuple[Any, Any, Any, Any]], list[dict[str, Any]]] | None:
+        """Results that are not in shared memory by env id, and all infos; None when there is nothing to tell.
+
+        actions None: they are in shared memory.
+        """
+        sent: dict[int, tuple[Any, Any, Any, Any]] = {}
+        infos = []
+        columns = self.columns
+        if actions is None:
+            assert columns is not None
+            actions = [columns.action(self.env_ids[k]) for k in ks]
+        for k, action in zip(ks, actions, strict=True):
+            self.current = k
+            i = self.env_ids[k]
+            obs, rew, terminated, truncated, info = self.envs[k].step(action)
+            if columns is None or not columns.write_step(i, obs, rew, terminated, truncated):
+                sent[i] = (obs, rew, terminated, truncated)
+            infos.append(info)
+        return (sent, infos) if sent or any(infos) else None
+
+    def reset(self, ks: Sequence[int], kwargs: Sequence[dict[str, Any]]) -> list[tuple[bool, Any, dict[str, Any]]]:
+        """(is the observation in shared memory, else the observation, info) per environment."""
+        results = []
+        for k, kw in zip(ks, kwargs, strict=True):
+            self.current = k
+            obs, info = checked_reset(self.envs[k].reset(**kw))
+            shared = self.columns is not None and self.columns.write_obs(self.env_ids[k], obs)
+            results.append((shared, None if shared else obs, info))
+        return results
+
+    def seed(self, ks: Sequence[int], seeds: Sequence[int | None]) -> list[list[int | None]]:
+        result = []
+        for k, seed in zip(ks, seeds, strict=True):
+            self.current = k
+            result.append(seed_env(self.envs[k], seed))
+        return result
+
+    def get(self, k: int, key: str) -> Any:
+        self.current = k
+        try:
+            return get_attribute(self.envs[k], key)
+        except AttributeError:
+            return None
+
+    def set(self, k: int, key: str, value: Any) -> None:
+        self.current = k
+        set_attribute(self.envs[k], key, value)
+
+    def render(self, k: int, kwargs: dict[str, Any]) -> Any:
+        self.current = k
+        return self.envs[k].render(**kwargs)
+
+    def close(self) -> None:
+        for env in self.envs:
+            with contextlib.suppress(Exception):
+                env.close()
+
+
+def _serve(
+    conn: "Connection[Any, Any]",
+    env_fns: CloudpickleWrapper,
+    env_ids: Sequence[int],
+    columns: SharedColumns | None,
+) -> None:
+    """Main function of a worker process: answer until told to close or until the parent is gone."""
+    for end in list(_parent_ends):
+        end.close()
+    # Ctrl-C is for the parent, which then closes its workers; its own handlers (inherited by fork) are not for here.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    server = _Server(env_ids, columns)
+    with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
+        server.run(conn, env_fns.data)
+    server.close()
+    conn.close()
+
+
+# --------------------------------------------------------------------------------------------------- in the parent
+
+
+class EnvProcess:
+    """A worker process with one or more environments. One request is under way at a time."""
+
+    def __init__(
+        self,
+        env_fns: Sequence[Callable[[], ENV_TYPE]],
+        env_ids: Sequence[int],
+        context: str | None = None,
+        columns: SharedColumns | None = None,
+    ) -> None:
+        self.env_ids = list(env_ids)
+        self.columns = columns
+        self.on_failure: Callable[[], None] | None = None
+        """Called before an error of the worker is raised; a vector env ends its other workers here. It must not
+        hold the vector env: without reference cycles its processes end as soon as it is dropped."""
+        self.spaces: list[tuple[Any, Any]] = []
+        """(observation space, action space) of each environment; None where it has none."""
+        ctx: Any = multiprocessing.get_context(context)
+        self.conn, child = ctx.Pipe()
+        _parent_ends.add(self.conn)
+        self.process = ctx.Process(
+            target=_serve,
+            args=(child, CloudpickleWrapper(list(env_fns)), self.env_ids, columns),
+            name=f"rlpolicy-envs-{self.env_ids[0]}",
+            daemon=True,
+        )
+        self.process.start()
+        child.close()
+        self._end = weakref.finalize(self, _end_process, self.process, self.conn, os.getpid())
+        self._waiting = 1  # for the spaces
+
+    def wait_ready(self) -> None:
+        """Wait until the environments are made."""
+        self.spaces = self.recv()
+
+    def send(self, name: str, *args: Any) -> None:
+        """Start a request."""
+        self._send_bytes(_dumps((name, args)))
+
+    def send_step_all(self) -> None:
+        """Start a step of all environments with the actions in shared memory."""
+        self._send_bytes(_STEP_ALL)
+
+    def _send_bytes(self, request: bytes) -> None:
+        while self._waiting:  # an interrupted caller has left a reply
+            self.recv()
+        try:
+            self.conn.send_bytes(request)
+        except OSError:
+            self._fail(self._death())
+        self._waiting += 1
+
+    def recv(self) -> Any:
+        """Wait for the reply of the request under way.
+
+        :raises Exception: of the environment, with its type where possible, environment id and worker's traceback
+            in the message; RuntimeError when the process has died. All processes of the vector env have ended then.
+        """
+        try:
+            reply = self.conn.recv_bytes()
+        except (EOFError, OSError):
+            self._fail(self._death())
+        self._waiting -= 1
+        if reply == _NOTHING:
+            return None
+        result = pickle.loads(reply)
+        if isinstance(result, _Failure):
+            self._fail(result.exception())
+        return result
+
+    def step_result(self, k: int, sent: dict[int, Any]) -> Any:
+        """(obs, rew, terminated, truncated) of the k-th environment: sent with the reply or in shared memory."""
+        i = self.env_ids[k]
+        if i in sent:
+            return sent[i]
+        assert self.columns is not None
+        return self.columns.row(i)
+
+    def reset_result(self, k: int, reply: tuple[bool, Any, dict[str, Any]]) -> tuple[Any, dict[str, Any]]:
+        """(obs, info) of the k-th environment, likewise."""
+        shared, obs, info = reply
+        if shared:
+            assert self.columns is not None
+            obs = self.columns.obs_row(self.env_ids[k])
+        return obs, info
+
+    def _death(self) -> RuntimeError:
+        self.process.join(_GRACE)
+        code = self.process.exitcode
+        how = f"exit code {code}"
+        if code is not None and code < 0:
+            with contextlib.suppress(ValueError):
+                how += f", {signal.Signals(-code).name}"
+        ids = ", ".join(map(str, self.env_ids))
+        return RuntimeError(f"the worker process of environment {ids} has died ({how})")
+
+    def _fail(self, error: Exception) -> NoReturn:
+        self.end()
+        if self.on_failure is not None:
+            self.on_failure()
+        raise error from None
+
+    def ask_to_close(self) -> None:
+        """Let the worker begin to close without waiting for it."""
+        if self._end.alive:
+            _say_close(self.conn)
+
+    def end(self) -> None:
+        """End the process: it may close its environments, and is killed if that takes too long."""
+        self._end()
+
+
+def end_processes(processes: Iterable[EnvProcess]) -> None:
+    """End many processes at the same time."""
+    processes = list(processes)
+    for process in processes:
+        process.ask_to_close()
+    for process in processes:
+        process.end()
+
+
+def _say_close(conn: "Connection[Any, Any]") -> None:
+    with contextlib.suppress(OSError):
+        conn.send_bytes(_dumps(("close", ())))
+
+
+def _end_process(process: Any, conn: "Connection[Any, Any]", owner: int) -> None:
+    """Finalizer of EnvProcess: runs on close, on garbage collection and at exit of the interpreter, once."""
+    if os.getpid() != owner:  # a forked child has inherited the object, not the process
+        return
+    _say_close(conn)
+    conn.close()
+    for kill in (lambda: None, process.terminate, process.kill):
+        kill()
+        process.join(_GRACE)
+        if not process.is_alive():
+            process.close()
+            break
+
+
+class SubprocEnvWorker(EnvWorker):
+    """One environment of a worker process; with a process of its own unless ``process`` is given.
+
+    :param share_memory: pass observations and actions through shared memory (makes one environment in this process
+        to read its spaces, and closes it again).
+    :param context: start method of the process; None is the platform's default.
+    :param process: a process that other environments share, this one being its ``index``-th.
+    """
+
+    def __init__(
+        self,
+        env_fn: Callable[[], ENV_TYPE],
+        share_memory: bool = False,
+        context: Literal["fork", "spawn", "forkserver"] | None = None,
+        *,
+        process: EnvProcess | None = None,
+        index: int = 0,
+    ) -> None:
+        if process is None:
+            columns = shared_columns(env_fn, 1, context) if share_memory else None
+            process = EnvProcess([env_fn], [0], context, columns)
+            process.wait_ready()
+        self.process = process
+        self.index = index
+        self._is_reset = False
+        # The parent's own copies: what is sampled from the action space here goes on from call to call, and
+        # equals what is sampled from an environment in this process that has been seeded alike.
+        self._spaces = dict(zip(("observation_space", "action_space"), process.spaces[index], strict=True))
+        super().__init__(env_fn)
+
+    def get_env_attr(self, key: str) -> Any:
+        """An attribute of the environment; None if it has none of that name."""
+        if key in self._spaces:
+            return self._spaces[key]
+        self.process.send("get", self.index, key)
+        return self.process.recv()
+
+    def set_env_attr(self, key: str, value: Any) -> None:
+        self.process.send("set", self.index, key, value)
+        self.process.recv()
+        if key in self._spaces:
+            self._spaces[key] = value
+
+    def send(self, action: Any | None, **kwargs: Any) -> None:
+        self._is_reset = action is None
+        if action is None:
+            self.process.send("reset", [self.index], [kwargs])
+        else:
+            self.process.send("step", [self.index], [action])
+
+    def recv(self) -> Any:
+        reply = self.process.recv()
+        if self._is_reset:
+            return self.process.reset_result(self.index, reply[0])
+        sent, infos = reply if reply is not None else ({}, [{}])
+        return *self.process.step_result(self.index, sent), infos[0]
+
+    @staticmethod
+    def wait(workers: Sequence[Any], wait_num: int, timeout: float | None = None) -> list[Any]:
+        deadline = None if timeout is None else time.monotonic() + timeout
+        pending = {worker.process.conn: worker for worker in workers}
+        ready: set[Any] = set()
+        while pending and len(ready) < wait_num:
+            left = None if deadline is None else max(deadline - time.monotonic(), 0.0)
+            done = wait(pending, left)
+            ready.update(pending.pop(conn) for conn in done)
+            if not done:
+                break
+        return [worker for worker in workers if worker in ready]
+
+    def seed(self, seed: int | None = None) -> list[int | None] | None:
+        self.process.send("seed", [self.index], [seed])
+        self.seed_copy(seed)
+        result: list[int | None] = self.process.recv()[0]
+        return result
+
+    def seed_copy(self, seed: int | None) -> None:
+        """Seed the parent's copy of the action space."""
+        if self._spaces["action_space"] is not None:
+            self._spaces["action_space"].seed(seed)
+
+    def render(self, **kwargs: Any) -> Any:
+        self.process.send("render", self.index, kwargs)
+        return self.process.recv()
+
+    def close_env(self) -> None:
+        self.process.end()
+
+
+def shared_columns(env_fn: Callable[[], ENV_TYPE], env_num: int, context: str | None) -> SharedColumns:
+    """Shared memory for env_num environments like this one, which is made once to read its spaces."""
+    env: Any = env_fn()
+    try:
+        obs_space, act_space = getattr(env, "observation_space", None), getattr(env, "action_space", None)
+    finally:
+        env.close()
+    return SharedColumns(env_num, obs_space, act_space, multiprocessing.get_context(context))

@@ -1,0 +1,116 @@
+"""Between a policy's raw actions and the actions that an environment takes."""
+
+from typing import Any, Literal
+
+import numpy as np
+from gymnasium import spaces
+
+from rlpolicy.utils.errors import InvalidArgument
+
+BoundMethod = Literal["clip", "tanh"] | None
+
+ActionType = Literal["discrete", "continuous"]
+
+
+def action_type_of(space: spaces.Space[Any]) -> ActionType:
+    """Whether actions are whole numbers or vectors of real numbers.
+
+    :raises ValueError: neither; such spaces (Dict, Tuple, ...) need a policy of their own.
+    """
+    if isinstance(space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
+        return "discrete"
+    if isinstance(space, spaces.Box):
+        return "continuous"
+    raise ValueError(
+        f"action_space must be a Box, Discrete, MultiDiscrete or MultiBinary, got {space!r}: for a vector "
+        "environment pass the space of a single one (env.action_space[0] or env.single_action_space)"
+    )
+
+
+class ActionMap:
+    """Bounds raw actions to [-1, 1] and stretches that range over a Box; a pure function and its inverse.
+
+    =====  ====================================  =========================================================
+    bound  with scaling                          without scaling
+    =====  ====================================  =========================================================
+    clip   low + (high - low) (clip(a) + 1) / 2  clip(a) to [-1, 1]
+    tanh   low + (high - low) (tanh(a) + 1) / 2  tanh(a)
+    None   low + (high - low) (a + 1) / 2        a
+    =====  ====================================  =========================================================
+
+    In a space that is not a Box, actions pass unchanged.
+
+    :param space: the action space of one environment.
+    :param scaling: stretch [-1, 1] over [low, high].
+    :param bound_method: how raw actions are brought into [-1, 1].
+    :raises ValueError: scaling without a bounded Box, a Box with low >= high somewhere, or an unknown method.
+    """
+
+    def __init__(self, space: spaces.Space[Any], scaling: bool, bound_method: BoundMethod) -> None:
+        if bound_method not in ("clip", "tanh", None):
+            raise ValueError(f'action_bound_method must be "clip", "tanh" or None, got {bound_method!r}')
+        self.space = space
+        self.scaling = scaling
+        self.bound_method = bound_method
+        self._is_box = isinstance(space, spaces.Box)
+        if scaling:
+            self._measure(space)
+
+    def _measure(self, space: spaces.Space[Any]) -> None:
+        if not isinstance(space, spaces.Box):
+            raise ValueError(f"action_scaling needs a Box action space, got {space!r}: pass action_scaling=False")
+        dtype = space.dtype if np.issubdtype(space.dtype, np.floating) else np.dtype(np.float32)
+        low, high = space.low.astype(dtype), space.high.astype(dtype)
+        if not (np.isfinite(low).all() and np.isfinite(high).all()):
+            raise ValueError(
+                f"action_scaling needs a bounded Box, got low={space.low}, high={space.high}: bound the "
+                "environment's actions (gymnasium.wrappers.RescaleAction) or pass action_scaling=False"
+            )
+        if not (low < high).all():
+            raise ValueError(f"action_scaling needs low < high everywhere, got low={low}, high={high}")
+        self._low, self._high = low, high
+        self._half = high / 2 - low / 2  # not (high - low) / 2, which may overflow
+        self._centre = high / 2 + low / 2
+
+    def __call__(self, act: np.ndarray) -> np.ndarray:
+        """Raw actions, (B, A) or (A,), to the environment's; floating dtypes stay as they are.
+
+        :raises InvalidArgument: without a bound method: a raw action outside [-1, 1], where it should be scaled.
+        """
+        if not self._is_box:
+            return act
+        if not self.scaling:
+            return self._bounded(act)
+        if self.bound_method == "tanh":
+            act = np.tanh(act)
+        elif self.bound_method is None:
+            self._require_unit_range(act)
+        act = act * self._half + self._centre
+        # this clips raw actions (the stretch is monotone) and rounding errors at the border in one go
+        bounded: np.ndarray = np.minimum(np.maximum(act, self._low), self._high)
+        return bounded
+
+    def _bounded(self, act: np.ndarray) -> np.ndarray:
+        if self.bound_method == "clip":
+            return np.minimum(np.maximum(act, -1.0), 1.0)
+        return np.tanh(act) if self.bound_method == "tanh" else act
+
+    @staticmethod
+    def _require_unit_range(act: np.ndarray) -> None:
+        if act.size and not (act.min() >= -1.0 and act.max() <= 1.0):
+            raise InvalidArgument(
+                "action_scaling expects raw actions in [-1, 1], got values between "
+                f"{act.min()} and {act.max()}: choose an action_bound_method"
+            )
+
+    def inverse(self, act: np.ndarray) -> np.ndarray:
+        """Raw actions that are mapped to the environment's actions ``act``, (B, A) or (A,)."""
+        if not self._is_box:
+            return act
+        if self.scaling:
+            act = (act - self._centre) / self._half
+        if self.bound_method == "tanh":
+            # the border of the space lies at infinity: stop one rounding step before it
+            limit = 1.0 - np.finfo(act.dtype).eps
+            act = np.arctanh(np.minimum(np.maximum(act, -limit), limit))
+        return act

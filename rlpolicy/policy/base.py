@@ -1,0 +1,327 @@
+"""What every policy can do: act, map its actions, and update itself from a buffer."""
+
+import logging
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any, Generic, TypeAlias
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LRScheduler
+
+from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingStats
+from rlpolicy.data.utils.converter import to_numpy
+from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
+from rlpolicy.policy.returns import gae_return, nstep_return
+from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
+from rlpolicy.utils.optim import polyak_update
+
+__all__ = [
+    "BasePolicy",
+    "TLearningRateScheduler",
+    "TTrainingStats",
+    "TrainingStats",
+    "TrainingStatsWrapper",
+    "policy_within_training_step",
+]
+
+TLearningRateScheduler: TypeAlias = LRScheduler | MultipleLRSchedulers
+
+logger = logging.getLogger(__name__)
+
+
+class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
+    """A policy: ``forward`` chooses actions, ``learn`` improves it with a minibatch.
+
+    Raw actions are what ``forward`` returns and what buffers store; :meth:`map_action` turns them into what the
+    environment takes. Shapes: B batch, A action dimensions.
+
+    :param action_space: of one environment: Box ("continuous") or Discrete, MultiDiscrete, MultiBinary ("discrete").
+    :param observation_space: of one environment; kept as an attribute.
+    :param action_scaling: stretch raw actions from [-1, 1] over the bounds of the (Box) action space.
+    :param action_bound_method: how raw actions are brought into [-1, 1]: "clip", "tanh" or None. For a Box only.
+    :param lr_scheduler: stepped after every update.
+    :raises ValueError: another space, an unknown method, or scaling without a bounded Box.
+    """
+
+    def __init__(
+        self,
+        *,
+        action_space: spaces.Space[Any],
+        observation_space: spaces.Space[Any] | None = None,
+        action_scaling: bool = False,
+        action_bound_method: BoundMethod = "clip",
+        lr_scheduler: TLearningRateScheduler | None = None,
+    ) -> None:
+        super().__init__()
+        self.action_type: ActionType = action_type_of(action_space)
+        self._action_map = ActionMap(action_space, action_scaling, action_bound_method)
+        self.observation_space = observation_space
+        self.lr_scheduler = lr_scheduler
+        self.agent_id = 0
+        self.updating = False
+        """True while :meth:`update` runs."""
+        self.is_within_training_step = False
+        """True inside :func:`policy_within_training_step`, as during all training collects and updates of a trainer."""
+
+    @property
+    def action_space(self) -> spaces.Space[Any]:
+        """The action space of one environment; fixed, as are scaling and bound method."""
+        return self._action_map.space
+
+    @property
+    def action_scaling(self) -> bool:
+        """Whether raw actions are stretched over the bounds of the action space."""
+        return self._action_map.scaling
+
+    @property
+    def action_bound_method(self) -> BoundMethod:
+        """How raw actions are brought into [-1, 1]."""
+        return self._action_map.bound_method
+
+    def set_agent_id(self, agent_id: int) -> None:
+        """Set which agent this policy is in a multi-agent policy."""
+        self.agent_id = agent_id
+
+    # -- acting -----------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def forward(self, batch: Batch, state: Any = None, **kwargs: Any) -> Batch:
+        """Choose actions.
+
+        :param batch: ``obs`` with leaves of shape (B, ...), and ``info``.
+        :param state: the policy's hidden state, as returned by the last call, for recurrent networks.
+        :return: ``act``, (B, ...) tensor or array of raw actions; usually ``state``; perhaps ``policy``, a batch that
+            is stored in the buffer with the transition.
+        """
+
+    def act(self, obs: Any, info: Any = None, *, explore: bool = False) -> np.ndarray:
+        """Raw actions for a batch of observations, for a loop of one's own.
+
+        :param obs: (B, ...) array, or a dict of such.
+        :param info: passed on to :meth:`forward`.
+        :param explore: add the policy's exploration noise.
+        :return: (B, ...); what the buffer stores. The environment takes ``map_action`` of it.
+        """
+        batch = Batch(obs=obs, info=info)
+        with torch.no_grad():
+            act: np.ndarray = to_numpy(self(batch).act)
+        return self.exploration_noise(act, batch) if explore else act
+
+    def compute_action(self, obs: Any, info: dict[str, Any] | None = None, state: Any = None) -> np.ndarray | int:
+        """The environment's action for one observation.
+
+        :param obs: one observation without a batch axis: array, number, list or dict of these.
+        :return: an int for a Discrete space, else an array of the space's shape.
+        """
+        with torch.no_grad():
+            result = self(Batch(obs=_with_batch_axis(obs), info=info), state=state)
+        act = self.map_action(to_numpy(result.act))[0]
+        return int(act) if isinstance(self.action_space, spaces.Discrete) else act
+
+    def map_action(self, act: Any) -> Any:
+        """Raw actions, (B, ...) array or tensor, to the array of actions that the environment takes.
+
+        See :class:`~rlpolicy.policy.action.ActionMap`; only actions of a Box are changed.
+        """
+        if type(act) is not np.ndarray:
+            act = to_numpy(act)
+        return self._action_map(act) if isinstance(act, np.ndarray) else act
+
+    def map_action_inverse(self, act: Any) -> Any:
+        """Actions of the environment, (B, ...) array, tensor or list, to the raw actions that are mapped to them."""
+        act = np.asarray(act) if isinstance(act, list | tuple) else to_numpy(act)
+        return self._action_map.inverse(act) if isinstance(act, np.ndarray) else act
+
+    def exploration_noise(self, act: Any, batch: Batch) -> Any:
+        """Change raw actions for exploration; here they are returned as they are.
+
+        :param act: (B, ...) raw actions as returned by :meth:`forward`, in numpy.
+        :param batch: what :meth:`forward` was given.
+        """
+        return act
+
+    def reset_noise(self, rows: NDArray[np.int64] | None = None) -> None:
+        """Make exploration noise with a memory begin anew.
+
+        :param rows: rows of the action batch whose episode has ended; None: all.
+        """
+
+    def step_to(self, env_step: int) -> None:
+        """Let whatever follows a schedule, such as the exploration noise, take its value for ``env_step``."""
+
+    def seed(self, seed: int | None = None) -> None:
+        """Restart the generators that the policy owns, such as the exploration noise's."""
+
+    # -- learning ---------------------------------------------------------------------------------------------------
+
+    def update(self, sample_size: int | None, buffer: ReplayBuffer | None, **kwargs: Any) -> TTrainingStats:
+        """One update in four steps: sample, :meth:`process_fn`, :meth:`learn`, :meth:`post_process_fn`.
+
+        :param sample_size: size of the minibatch; 0: everything in order; None: see ``buffer.sample_indices``.
+        :param buffer: None: nothing happens and empty stats are returned.
+        :param kwargs: passed on to :meth:`learn`.
+        :raises ValueError: the buffer is empty.
+        """
+        if buffer is None:
+            return TrainingStats()  # type: ignore[return-value]
+        start = time.perf_counter()
+        batch, indices = buffer.sample(sample_size)
+        self.updating = True
+        try:
+            batch = self.process_fn(batch, buffer, indices)
+            stats = self.learn(batch, **kwargs)
+            self.post_process_fn(batch, buffer, indices)
+            if self.lr_scheduler is not None:
+                self.lr_scheduler.step()
+        finally:
+            self.updating = False
+        stats.train_time = time.perf_counter() - start
+        return stats
+
+    def process_buffer(self, buffer: ReplayBuffer) -> ReplayBuffer:
+        """Change a given buffer once before offline training; here it is returned as it is."""
+        return buffer
+
+    def process_fn(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Batch:
+        """Add to a minibatch what :meth:`learn` needs, e.g. returns; here it is returned as it is.
+
+        :param indices: (B,) the rows of the buffer that ``batch`` was made of.
+        """
+        return batch
+
+    @abstractmethod
+    def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> TTrainingStats:
+        """Change the networks with what :meth:`process_fn` returned, and say what the losses were."""
+
+    def post_process_fn(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> None:
+        """Give the buffer new priorities, when it keeps any: ``batch.weight``, which :meth:`learn` set to TD errors."""
+        update_weight = getattr(buffer, "update_weight", None)
+        if update_weight is None:
+            return
+        if "weight" in batch:
+            update_weight(indices, batch.weight)
+        else:
+            logger.warning("%s.learn left no batch.weight: priorities are not updated", type(self).__name__)
+
+    def soft_update(self, tgt: nn.Module, src: nn.Module, tau: float) -> None:
+        """tgt <- tau * src + (1 - tau) * tgt for all parameters; buffers (BatchNorm's statistics) are copied."""
+        polyak_update(tgt, src, tau)
+
+    # -- targets ----------------------------------------------------------------------------------------------------
+
+    @staticmethod
+    def value_mask(buffer: ReplayBuffer, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """(B,) whether a value may follow each row: not after termination, but after truncation."""
+        return ~np.asarray(buffer.terminated[indices], np.bool_)
+
+    @staticmethod
+    def compute_episodic_return(
+        batch: Batch,
+        buffer: ReplayBuffer,
+        indices: NDArray[np.int64],
+        v_s_: NDArray[Any] | Tensor | None = None,
+        v_s: NDArray[Any] | Tensor | None = None,
+        gamma: float = 0.99,
+        gae_lambda: float = 0.95,
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns and advantages of whole stretches of experience, see :func:`~rlpolicy.policy.returns.gae_return`.
+
+        :param batch: ``rew, terminated, truncated`` of shape (B,), in the order of time (``buffer.sample(0)``).
+        :param indices: (B,) the rows of the buffer.
+        :param v_s_: V(s_{t+1}), (B,) or (B, 1); None stands for zeros and needs ``gae_lambda=1``.
+        :param v_s: V(s_t), likewise; None: ``v_s_`` shifted by one row.
+        :return: (returns, advantages), each (B,), with returns = advantages + v_s.
+        """
+        rew = np.asarray(batch.rew, np.float64)
+        if v_s_ is None:
+            if not np.isclose(gae_lambda, 1.0):
+                raise InvalidArgument(f"without v_s_ the advantage needs gae_lambda=1, got {gae_lambda}")
+            value_next = np.zeros_like(rew)
+        else:
+            value_next = _flat_float64(v_s_) * BasePolicy.value_mask(buffer, indices)
+        value = np.roll(value_next, 1) if v_s is None else _flat_float64(v_s)
+        end = np.logical_or(batch.terminated, batch.truncated) | np.isin(indices, buffer.unfinished_index())
+        advantage = gae_return(value, value_next, rew, end, gamma, gae_lambda)
+        return advantage + value, advantage
+
+    @staticmethod
+    def compute_nstep_return(
+        batch: Batch,
+        buffer: ReplayBuffer,
+        indices: NDArray[np.int64],
+        target_q_fn: Callable[[ReplayBuffer, NDArray[np.int64]], Tensor],
+        gamma: float = 0.99,
+        n_step: int = 1,
+        rew_norm: bool = False,
+    ) -> Batch:
+        """Set ``batch.returns``, the n-step targets, see :func:`~rlpolicy.policy.returns.nstep_return`.
+
+        Steps are followed with ``buffer.next`` and stop at the end of the episode or at the newest row; the exponent of
+        gamma is the number of steps that were really taken.
+
+        :param indices: (B,) the rows of the buffer that ``batch`` was made of.
+        :param target_q_fn: called once, without gradients, with the buffer and the (B,) rows of the last steps; returns
+            the value of what follows them, (B,) or (B, K). It is masked where that step terminated.
+        :return: the batch, with ``returns`` (B, K) in the dtype and on the device of the value, and ``weight``, if
+            there is one, as such a tensor (B,).
+        """
+        if rew_norm:
+            raise InvalidArgument("rew_norm: rewards of Q-learning cannot be normalised here; scale them in the env")
+        if n_step < 1:
+            raise InvalidArgument(f"n_step must be at least 1, got {n_step}")
+        if len(indices) != len(batch):
+            raise InvalidArgument(f"{len(indices)} indices for a batch of {len(batch)} rows")
+        rows = [np.asarray(indices)]
+        going = np.ones((n_step, len(indices)), np.bool_)
+        for k in range(1, n_step):
+            rows.append(buffer.next(rows[-1]))  # stays where it is at the end of an episode and at the newest row
+            going[k] = going[k - 1] & (rows[k] != rows[k - 1])
+        rew_sum, factor = nstep_return(np.asarray(buffer.rew)[np.stack(rows)], going, gamma)
+        factor *= BasePolicy.value_mask(buffer, rows[-1])
+        with torch.no_grad():
+            target_q = target_q_fn(buffer, rows[-1]).reshape(len(indices), -1)
+            batch.returns = torch.addcmul(_column(rew_sum, target_q), _column(factor, target_q), target_q)
+        if "weight" in batch:
+            batch.weight = torch.as_tensor(batch.weight, dtype=target_q.dtype, device=target_q.device)
+        return batch
+
+
+@contextmanager
+def policy_within_training_step(policy: BasePolicy[Any], enabled: bool = True) -> Iterator[None]:
+    """Set ``policy.is_within_training_step`` for a block; the trainer does so around training collects and updates.
+
+    Policies whose randomness differs between training and evaluation may look at it. Updates outside are allowed.
+    """
+    before = policy.is_within_training_step
+    policy.is_within_training_step = enabled
+    try:
+        yield
+    finally:
+        policy.is_within_training_step = before
+
+
+def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
+    """(B,) numpy to (B, 1) torch, in the dtype and on the device of another tensor."""
+    return torch.from_numpy(values).to(device=like.device, dtype=like.dtype).unsqueeze(1)
+
+
+def _flat_float64(values: NDArray[Any] | Tensor) -> NDArray[np.float64]:
+    return np.asarray(to_numpy(values), np.float64).reshape(-1)
+
+
+def _with_batch_axis(obs: Any) -> Any:
+    """One observation as a batch of one."""
+    if isinstance(obs, Tensor):
+        return obs.unsqueeze(0)
+    if isinstance(obs, Batch | Mapping):
+        return Batch({key: _with_batch_axis(value) for key, value in obs.items()})
+    return np.asarray(obs)[None]

@@ -1,0 +1,1 @@
+"""Model-free algorithms; a file is an algorithm."""

@@ -1,0 +1,67 @@
+"""Targets from rewards: n-step returns and generalised advantage estimation, on plain arrays."""
+
+import numpy as np
+from numpy.typing import NDArray
+
+FloatArray = NDArray[np.float64]
+BoolArray = NDArray[np.bool_]
+
+
+def nstep_return(rew: FloatArray, going: BoolArray, gamma: float) -> tuple[FloatArray, FloatArray]:
+    """Discounted reward of up to n steps, and the factor of the value that follows them.
+
+    With m <= n the number of steps that really happened (Sutton & Barto, 2nd ed., eq. 7.1)::
+
+        G_t = Σ_{k<m} γ^k r_{t+k}  +  γ^m V(s_{t+m})
+              \\______ first _____/    \\/ second result
+
+    :param rew: (n, B), ``rew[k]`` is r_{t+k}.
+    :param going: (n, B), whether step t+k still belongs to the same episode and has been recorded; row 0 is True,
+        and after a False all further rows are False.
+    :param gamma: discount factor.
+    :return: two arrays of shape (B,).
+    """
+    powers = gamma ** np.arange(len(rew) + 1, dtype=np.float64)
+    return powers[:-1] @ (rew * going), powers[going.sum(axis=0)]
+
+
+def gae_return(
+    v_s: FloatArray,
+    v_s_next: FloatArray,
+    rew: FloatArray,
+    end: BoolArray,
+    gamma: float,
+    gae_lambda: float,
+) -> FloatArray:
+    """Generalised advantage estimation (Schulman et al., arXiv:1506.02438, eq. 16); all arrays of shape (T,).
+
+    ::
+
+        δ_t = r_t + γ V(s_{t+1}) - V(s_t)
+        A_t = δ_t + γ λ A_{t+1}             A_{t+1} counts as 0 where step t is the last of its sequence
+
+    :param v_s: V(s_t).
+    :param v_s_next: V(s_{t+1}), 0 after a terminal step.
+    :param rew: r_t.
+    :param end: whether row t is the last of its sequence (terminated, truncated, or the newest recorded step); rows
+        of one sequence follow each other in time.
+    :return: A_t, (T,) float64.
+    """
+    delta = rew + gamma * v_s_next - v_s
+    return reverse_scan(delta, np.where(end, 0.0, gamma * gae_lambda))
+
+
+def reverse_scan(value: FloatArray, carry: FloatArray) -> FloatArray:
+    """y_t = value_t + carry_t y_{t+1}, with y_T = 0, for arrays of shape (T,).
+
+    Doubling: after pass k, y_t holds the sum over the next 2^k rows and c_t the product of their carries, so log2(T)
+    passes over whole arrays replace T steps of a Python loop. Passes end when no carry reaches further, that is, after
+    log2 of the longest sequence.
+    """
+    y, c = np.array(value, np.float64), np.array(carry, np.float64)
+    reach = 1
+    while reach < len(y) and c[:-reach].any():
+        y[:-reach] += c[:-reach] * y[reach:]
+        c[:-reach] *= c[reach:]
+        reach *= 2
+    return y

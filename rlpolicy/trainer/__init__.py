@@ -1,0 +1,19 @@
+"""Trainers: the loops that bring policy, collectors and logger together."""
+
+from rlpolicy.trainer.base import BaseTrainer
+from rlpolicy.trainer.callbacks.base import Callback
+from rlpolicy.trainer.offline import OfflineTrainer
+from rlpolicy.trainer.offpolicy import OffpolicyTrainer, offpolicy_trainer
+from rlpolicy.trainer.onpolicy import OnpolicyTrainer
+from rlpolicy.trainer.utils import gather_info, test_episode
+
+__all__ = [
+    "BaseTrainer",
+    "Callback",
+    "OfflineTrainer",
+    "OffpolicyTrainer",
+    "OnpolicyTrainer",
+    "gather_info",
+    "offpolicy_trainer",
+    "test_episode",
+]

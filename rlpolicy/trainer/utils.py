@@ -1,0 +1,117 @@
+"""Parts of a training loop that stand on their own."""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from rlpolicy.data.collector import Collector
+from rlpolicy.data.stats import CollectStats, InfoStats, TimingStats
+from rlpolicy.policy.base import BasePolicy, policy_within_training_step
+from rlpolicy.seeding import Seeds
+from rlpolicy.utils.logger.base import BaseLogger
+
+RewardMetric = Callable[[np.ndarray], np.ndarray]
+
+
+def test_episode(  # noqa: PT028 - no test; the name is Tianshou's
+    policy: BasePolicy[Any],
+    collector: Collector,
+    test_fn: Callable[[int, int | None], None] | None,
+    epoch: int,
+    n_episode: int,
+    logger: BaseLogger | None = None,
+    global_step: int | None = None,
+    reward_metric: RewardMetric | None = None,
+) -> CollectStats:
+    """Test a policy in fresh episodes, in evaluation mode; its mode before is restored.
+
+    :param test_fn: called with ``(epoch, global_step)`` before the episodes.
+    :param n_episode: number of episodes.
+    :param logger: gets the result, if ``global_step`` is given.
+    :param global_step: environment steps of training so far.
+    :param reward_metric: see :func:`apply_reward_metric`.
+    """
+    was_training = policy.training
+    collector.reset_env()
+    collector.reset_buffer()
+    policy.eval()
+    try:
+        if test_fn is not None:
+            test_fn(epoch, global_step)
+        with policy_within_training_step(policy, enabled=False):
+            stats = collector.collect(n_episode=n_episode)
+    finally:
+        policy.train(was_training)
+    apply_reward_metric(stats, reward_metric)
+    if logger is not None and global_step is not None:
+        logger.log_test_data(stats, global_step)
+    return stats
+
+
+test_episode.__test__ = False  # type: ignore[attr-defined]  # pytest must not collect it
+
+
+def apply_reward_metric(stats: CollectStats, reward_metric: RewardMetric | None) -> None:
+    """Replace ``stats.returns`` of several agents, (E, agents), by one number per episode, (E,)."""
+    if reward_metric is not None and stats.n_collected_episodes:
+        stats.returns = np.asarray(reward_metric(stats.returns))
+        stats.refresh_return_stats()
+
+
+def gather_info(
+    start_time: float,
+    policy_update_time: float,
+    gradient_step: int,
+    best_reward: float,
+    best_reward_std: float,
+    train_collector: Collector | None = None,
+    test_collector: Collector | None = None,
+) -> InfoStats:
+    """The state of a run from its collectors' counters.
+
+    :param start_time: when it began, in the sense of ``time.time()``.
+    :param policy_update_time: seconds spent in updates.
+    """
+    total = max(time.time() - start_time, 0.0)
+    train_step = train_episode = test_step = test_count = 0
+    collect_time = test_time = 0.0
+    if train_collector is not None:
+        train_step, train_episode = train_collector.collect_step, train_collector.collect_episode
+        collect_time = train_collector.collect_time
+    if test_collector is not None:
+        test_step, test_count = test_collector.collect_step, test_collector.collect_episode
+        test_time = test_collector.collect_time
+    train_time = max(total - test_time, 0.0)
+    return InfoStats(
+        gradient_step=gradient_step,
+        best_reward=best_reward,
+        best_reward_std=best_reward_std,
+        train_step=train_step,
+        train_episode=train_episode,
+        test_step=test_step,
+        test_episode=test_count,
+        timing=TimingStats(
+            total_time=total,
+            train_time=train_time,
+            train_time_collect=collect_time,
+            train_time_update=policy_update_time,
+            test_time=test_time,
+            update_speed=train_step / train_time if train_time > 0 else 0.0,
+        ),
+    )
+
+
+def seed_collector(collector: Collector, seeds: Seeds, name: str) -> None:
+    """Seed a collector's environments, action spaces and buffer, and start new episodes.
+
+    :param name: the collector's part in the experiment, "train" or "test".
+    """
+    n = collector.env_num
+    collector.env.seed(seeds.many(f"{name}_envs", n))
+    action_spaces = collector.env.action_space  # in this process, also where the environments are elsewhere
+    for space, seed in zip(action_spaces, seeds.many(f"{name}_action_spaces", n), strict=True):
+        space.seed(seed)
+    collector.buffer.seed(seeds.one(f"{name}_buffer"))
+    collector.reset_env()

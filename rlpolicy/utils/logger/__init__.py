@@ -1,0 +1,1 @@
+"""Loggers; import them from the modules of this package or from ``rlpolicy.utils``."""

@@ -1,0 +1,1 @@
+"""Neural networks; import them from ``common``, ``continuous`` and ``discrete``."""

@@ -1,0 +1,39 @@
+"""Packaging of rlpolicy; tool settings are in pyproject.toml."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (ROOT / "rlpolicy" / "__init__.py").read_text()).group(1)
+
+EXTRAS = {
+    "mujoco": ["gymnasium[mujoco]>=1.1"],
+    "hdf5": ["h5py>=3.8"],
+    "wandb": ["wandb>=0.16"],
+    "envpool": ["envpool>=1.2"],
+    "test": ["pytest>=7.4", "pytest-cov>=4.1", "hypothesis>=6.90", "h5py>=3.8"],
+}
+EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
+EXTRAS["all"] = sorted({req for name in ("mujoco", "hdf5", "wandb", "envpool") for req in EXTRAS[name]})
+
+setup(
+    name="rlpolicy",
+    version=VERSION,
+    description="Policies, collectors and trainers for deep reinforcement learning in PyTorch",
+    long_description=(ROOT / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["rlpolicy", "rlpolicy.*"]),
+    package_data={"rlpolicy": ["py.typed"]},
+    python_requires=">=3.11",
+    install_requires=["torch>=2.6", "numpy", "gymnasium>=1.1", "tensorboard", "tqdm"],
+    extras_require=EXTRAS,
+    classifiers=[
+        "Programming Language :: Python :: 3",
+        "Programming Language :: Python :: 3.11",
+        "Topic :: Scientific/Engineering :: Artificial Intelligence",
+        "Typing :: Typed",
+    ],
+)

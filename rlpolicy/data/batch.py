@@ -549,13 +549,13 @@ def _join_values(
 ) -> Any:
     if not any(issubclass(kind, Batch) for kind in set(map(type, values))):
         return _combine(key, values, combine)
-    present = [value for value in values if not (isinstance(value, Batch) and value.is_empty(recurse=True))]
+    missing = [isinstance(value, Batch) and value.is_empty(recurse=True) for value in values]
+    present = [value for value, is_missing in zip(values, missing, strict=True) if not is_missing]
     if all(isinstance(value, Batch) for value in present):
         return Batch.wrap(_join(values, blank, combine))
-    if not any(isinstance(value, Batch) for value in present):
-        example = present[0]
-        values = [blank(i, example) if isinstance(value, Batch) else value for i, value in enumerate(values)]
-    return _combine(key, values, combine)
+    example = next(value for value in present if not isinstance(value, Batch))
+    filled = [blank(i, example) if missing[i] else value for i, value in enumerate(values)]
+    return _combine(key, filled, combine)
 
 
 def _blank_item(_: int, value: Any) -> Any:

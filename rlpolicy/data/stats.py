@@ -192,8 +192,7 @@ class CollectStats(CollectStatsBase):
     def update_at_step_batch(self, step_batch: Any, refresh_sequence_stats: bool = False) -> None:
         """Count the transitions of one collect step.
 
-        :param step_batch: has a length, one per environment; the spread of a ``dist`` in it, if any, is
-            recorded.
+        :param step_batch: has a length, one per environment; the spread of a ``dist`` in it, if any, is recorded.
         """
         self.n_collected_steps += len(step_batch)
         stddev = getattr(getattr(step_batch, "dist", None), "stddev", None)
@@ -247,8 +246,7 @@ class TrainingStats(DataclassPPrintMixin):
         """The losses by name: every public attribute that is not None, except ``train_time`` and
         ``smoothed_loss``.
 
-        Attributes that were set after construction count as well; a :class:`SequenceSummaryStats` gives its
-        mean.
+        Attributes that were set after construction count as well; a :class:`SequenceSummaryStats` gives its mean.
         """
         return {
             name: value.mean if isinstance(value, SequenceSummaryStats) else value

@@ -30,7 +30,7 @@ class VectorEnvWrapper(BaseVectorEnv):
         return len(self.venv)
 
     @property
-    def stack_dicts(self) -> bool:  # type: ignore[override]  # a property in place of an attribute
+    def stack_dicts(self) -> bool:
         """See :class:`~rlpolicy.env.utils.VectorEnvLike`."""
         return bool(getattr(self.venv, "stack_dicts", False))
 

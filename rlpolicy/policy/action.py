@@ -68,9 +68,10 @@ class ActionMap:
             )
         if not (low < high).all():
             raise ValueError(f"action_scaling needs low < high everywhere, got low={low}, high={high}")
-        self._low, self._high = low, high
-        self._half = high / 2 - low / 2  # not (high - low) / 2, which may overflow
-        self._centre = high / 2 + low / 2
+        # low, high, half of the width, centre; not (high - low) / 2, which may overflow
+        self._own_dtype = (low, high, high / 2 - low / 2, high / 2 + low / 2)
+        # ufuncs of two dtypes take half as long again: actions are float32 or, with noise or from a user, float64
+        self._float64 = tuple(x.astype(np.float64) for x in self._own_dtype)
 
     def __call__(self, act: np.ndarray) -> np.ndarray:
         """Raw actions, (B, A) or (A,), to the environment's; floating dtypes stay as they are.
@@ -85,15 +86,17 @@ class ActionMap:
             act = np.tanh(act)
         elif self.bound_method is None:
             self._require_unit_range(act)
-        act = act * self._half + self._centre
+        low, high, half, centre = self._float64 if act.dtype == np.float64 else self._own_dtype
+        act = act * half + centre
         # this clips raw actions (the stretch is monotone) and rounding errors at the border in one go
-        bounded: np.ndarray = np.minimum(np.maximum(act, self._low), self._high)
-        return bounded
+        return np.asarray(np.minimum(np.maximum(act, low), high))
 
     def _bounded(self, act: np.ndarray) -> np.ndarray:
         if self.bound_method == "clip":
-            return np.minimum(np.maximum(act, -1.0), 1.0)
-        return np.tanh(act) if self.bound_method == "tanh" else act
+            act = np.minimum(np.maximum(act, -1.0), 1.0)
+        elif self.bound_method == "tanh":
+            act = np.tanh(act)
+        return act
 
     @staticmethod
     def _require_unit_range(act: np.ndarray) -> None:
@@ -108,7 +111,8 @@ class ActionMap:
         if not self._is_box:
             return act
         if self.scaling:
-            act = (act - self._centre) / self._half
+            _, _, half, centre = self._float64 if act.dtype == np.float64 else self._own_dtype
+            act = (act - centre) / half
         if self.bound_method == "tanh":
             # the border of the space lies at infinity: stop one rounding step before it
             limit = 1.0 - np.finfo(act.dtype).eps

@@ -1,5 +1,7 @@
 """Parts of a training loop that stand on their own."""
 
+# ruff: noqa: PT028 - test_episode is no test; the name is Tianshou's
+
 import time
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +17,7 @@ from rlpolicy.utils.logger.base import BaseLogger
 RewardMetric = Callable[[np.ndarray], np.ndarray]
 
 
-def test_episode(  # noqa: PT028 - no test; the name is Tianshou's
+def test_episode(
     policy: BasePolicy[Any],
     collector: Collector,
     test_fn: Callable[[int, int | None], None] | None,

@@ -50,9 +50,7 @@ def named_values(data: Any) -> Iterable[tuple[str, Any]] | None:
 
 
 def to_plain(value: Any) -> Any:
-    """Nested dicts, lists, strings, numbers, bools and None with the same content; arrays and tensors become
-    lists.
-    """
+    """Nested dicts, lists, strings, numbers, bools and None with the same content; arrays and tensors become lists."""
     if value is None or isinstance(value, bool | int | float | str):
         return value
     pairs = named_values(value)

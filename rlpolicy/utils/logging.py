@@ -21,9 +21,7 @@ _memory_stream: StringIO | None = None
 
 
 def set_numerical_fields_to_precision(data: dict[str, Any], precision: int = 3) -> dict[str, Any]:
-    """A copy of the dict with its numbers rounded to ``precision`` digits after the point; nested values
-    stay.
-    """
+    """A copy of the dict with its numbers rounded to ``precision`` digits after the point; nested values stay."""
     return {
         name: round(value, precision) if isinstance(value, float | np.floating) else value
         for name, value in data.items()
@@ -115,8 +113,7 @@ def remove_log_handlers() -> None:
 def add_file_logger(path: str, register_atexit: bool = True) -> lg.FileHandler:
     """Write all log messages to a file as well.
 
-    :param register_atexit: unused, kept for scripts that pass it; the file is closed by logging's own exit
-        handler.
+    :param register_atexit: unused, kept for scripts that pass it; the file is closed by logging's own exit handler.
     """
     handler = lg.FileHandler(path)
     _attach(handler)

@@ -63,15 +63,12 @@ def optim_step(
 def clone_optimizer(optim: TOptimizer, new_params: Iterable[Any]) -> TOptimizer:
     """A new optimiser of the same type with the same default options, without its state.
 
-    :param optim: one of torch's own optimisers; others raise a ValueError, for their constructors are not
-        known.
+    :param optim: one of torch's own optimisers; others raise a ValueError, for their constructors are not known.
     :param new_params: parameters, or parameter groups, of the new one.
     """
     cls = type(optim)
     if not cls.__module__.startswith("torch.optim"):
-        raise ValueError(
-            f"can only clone torch's own optimisers, got {cls.__name__}: construct the new one yourself"
-        )
+        raise ValueError(f"can only clone torch's own optimisers, got {cls.__name__}: construct the new one yourself")
     accepted = inspect.signature(cls).parameters
     options = {name: value for name, value in optim.defaults.items() if name in accepted}
     return cls(new_params, **options)
@@ -100,8 +97,7 @@ def polyak_update(target: nn.Module, source: nn.Module, tau: float) -> None:
     """target <- tau * source + (1 - tau) * target for all parameters; buffers are copied.
 
     Buffers (such as the running statistics of BatchNorm) are estimates already averaged by their owner, and a
-    target network in eval mode would otherwise use their initial values for ever: they are taken over as they
-    are.
+    target network in eval mode would otherwise use their initial values for ever: they are taken over as they are.
 
     :param target: a copy of ``source``'s structure, e.g. made by ``deepcopy``.
     :param tau: in [0, 1].

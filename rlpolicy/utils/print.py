@@ -16,16 +16,12 @@ class DataclassPPrintMixin:
     """
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested dicts, lists, numbers, strings and None with the content of this object; arrays become
-        lists.
-        """
+        """Nested dicts, lists, numbers, strings and None with the content of this object; arrays become lists."""
         plain: dict[str, Any] = to_plain(self)
         return plain
 
     def to_json(self, indent: int | None = None) -> str:
-        """The content of :meth:`to_dict` as JSON; NaN and infinities become null, so that every parser reads
-        it.
-        """
+        """The content of :meth:`to_dict` as JSON; NaN and infinities become null, so that every parser reads it."""
         return json.dumps(to_json_value(self), indent=indent, allow_nan=False)
 
     def pprints_asdict(self, exclude_fields: Sequence[str] | None = None, indent: int = 4) -> str:
@@ -51,9 +47,7 @@ class DataclassPPrintMixin:
 
 
 def aligned_lines(data: Any, indent: int) -> list[str]:
-    """One line per field with the values in a column; nested objects follow indented, empty fields are left
-    out.
-    """
+    """One line per field with the values in a column; nested objects follow indented, empty fields are left out."""
     pairs = [(name, value) for name, value in named_values(data) or () if _worth_showing(value)]
     width = max((len(name) for name, _ in pairs), default=0)
     lines: list[str] = []

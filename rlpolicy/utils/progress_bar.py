@@ -39,9 +39,7 @@ class DummyTqdm:
         self.close()
 
 
-def progress_bar(
-    total: int, desc: str = "", show: bool | None = None, **kwargs: Any
-) -> "tqdm[Any] | DummyTqdm":
+def progress_bar(total: int, desc: str = "", show: bool | None = None, **kwargs: Any) -> "tqdm[Any] | DummyTqdm":
     """A bar over ``total`` steps, usable as a context manager.
 
     :param desc: text in front of the bar.

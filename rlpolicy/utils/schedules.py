@@ -48,9 +48,7 @@ class _Ramp:
     def __post_init__(self) -> None:
         _require_finite(initial=self.initial, final=self.final)
         if self.steps < 1:
-            raise ValueError(
-                f"steps must be at least 1, got {self.steps}: use ConstantSchedule for no transition"
-            )
+            raise ValueError(f"steps must be at least 1, got {self.steps}: use ConstantSchedule for no transition")
         if self.start_step < 0:
             raise ValueError(f"start_step must not be negative, got {self.start_step}")
 

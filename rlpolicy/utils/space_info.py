@@ -76,9 +76,7 @@ class SpaceInfo(DataclassPPrintMixin):
     @classmethod
     def from_spaces(cls, action_space: gym.Space[Any], observation_space: gym.Space[Any]) -> Self:
         """Read two spaces; each a Box or Discrete, else ValueError."""
-        return cls(
-            ActionSpaceInfo.from_space(action_space), ObservationSpaceInfo.from_space(observation_space)
-        )
+        return cls(ActionSpaceInfo.from_space(action_space), ObservationSpaceInfo.from_space(observation_space))
 
 
 def _size(shape: int | Sequence[int]) -> int:

@@ -53,9 +53,7 @@ def list_string(
     return _bracketed(", ".join(f"{quote or ''}{item}{quote or ''}" for item in items), brackets)
 
 
-def dict_string(
-    d: Mapping[Any, Any], brackets: str | None = None, converter: StringConverter | None = None
-) -> str:
+def dict_string(d: Mapping[Any, Any], brackets: str | None = None, converter: StringConverter | None = None) -> str:
     """ "key=value, key=value".
 
     :param brackets: the opening and the closing one; None: none.

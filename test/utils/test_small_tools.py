@@ -71,7 +71,7 @@ def test_space_infos():
     assert info.action_info == ActionSpaceInfo((1,), -2.0, 2.0)
     assert info.observation_info == ObservationSpaceInfo((3,))
     assert (info.action_info.action_dim, info.observation_info.obs_dim) == (1, 3)
-    box = spaces.Box(np.array([[-1.0, -3.0]]), np.array([[2.0, 1.0]]))
+    box = spaces.Box(np.array([[-1.0, -3.0]]), np.array([[2.0, 1.0]]), dtype=np.float64)
     assert ActionSpaceInfo.from_space(box) == ActionSpaceInfo((1, 2), -3.0, 2.0)
     assert ActionSpaceInfo.from_space(box).action_dim == 2
     discrete = ActionSpaceInfo.from_space(spaces.Discrete(4, start=2))

@@ -17,6 +17,7 @@ from rlpolicy.utils.rng import make_generator
 TBuffer = TypeVar("TBuffer", bound="ReplayBuffer")
 RESERVED = ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next", "info", "policy")
 REQUIRED = ("obs", "act", "rew", "terminated", "truncated")
+FLOAT64 = np.dtype(np.float64)
 STACKED = ("obs", "obs_next", "info", "policy")
 """Names that ``stack_num`` applies to in ``buffer[indices]``."""
 
@@ -174,13 +175,18 @@ class ReplayBuffer:
     def _admit(self, batch: Batch | Mapping[str, Any], batched: bool) -> dict[str, Any]:
         """The columns to write, from what the caller gave."""
         given = batch.__dict__ if isinstance(batch, Batch) else Batch(batch).__dict__
-        missing = [key for key in REQUIRED if key not in given]
-        if missing:
-            raise InvalidArgument(f"a transition needs {', '.join(REQUIRED)}; missing: {', '.join(missing)}")
         values = dict(given)
-        rew = as_storable(values["rew"])
-        values["rew"] = rew if getattr(rew, "dtype", None) == np.float64 else np.asarray(rew, np.float64)
-        values["done"] = np.logical_or(as_storable(values["terminated"]), as_storable(values["truncated"]))
+        try:
+            values["obs"], values["act"]
+            rew, terminated, truncated = values["rew"], values["terminated"], values["truncated"]
+        except KeyError:
+            missing = ", ".join(key for key in REQUIRED if key not in given)
+            raise InvalidArgument(f"a transition needs {', '.join(REQUIRED)}; missing: {missing}") from None
+        if type(rew) is not np.ndarray or rew.dtype is not FLOAT64:
+            values["rew"] = np.asarray(as_storable(rew), np.float64)
+        if type(terminated) is not np.ndarray or type(truncated) is not np.ndarray:
+            terminated, truncated = as_storable(terminated), as_storable(truncated)
+        values["done"] = np.logical_or(terminated, truncated)
         if self._save_only_last_obs:
             last = (slice(None), -1) if batched else -1
             for key in ("obs", "obs_next"):
@@ -205,8 +211,9 @@ class ReplayBuffer:
             self._note_obs_next(np.array([i]), np.array([row]), obs, obs_next, np.array([done]))
         rew = (rew[0] if rew.ndim > 1 else float(rew[0])) if batched else (rew if rew.ndim else float(rew))
         ep_rew, ep_len, ep_start = rings.advance_one(i, rew, done)
-        self._written(np.array([row]))
-        return np.array([row]), np.array([ep_rew]), np.array([ep_len]), np.array([ep_start])
+        at = np.array([row])
+        self._written(at)
+        return at, np.array([ep_rew]), np.array([ep_len]), np.array([ep_start])
 
     def _note_obs_next(self, segments: np.ndarray, rows: np.ndarray, obs: Any, obs_next: Any, done: np.ndarray) -> None:
         """Keep ``obs_next`` of these rows beside, unless it is not given or does not continue into the next ``obs``."""

@@ -29,7 +29,7 @@ class Rings:
         self.size = np.zeros(n, np.int64)
         """(n,) rows stored."""
         self.ep_start = np.zeros(n, np.int64)
-        """(n,) where in its segment the running episode began."""
+        """(n,) where in its segment the running episode began, or the next one will."""
         self.ep_len = np.zeros(n, np.int64)
         """(n,) steps of the running episode so far."""
         self.ep_rew = np.zeros(n, np.float64)
@@ -41,13 +41,14 @@ class Rings:
     def _finish_init(self) -> None:
         self.n = len(self.capacity)
         self.all = np.arange(self.n)
+        self._all_bytes = self.all.tobytes()
         self._equal = int(self.capacity[0]) if self.n and (self.capacity == self.capacity[0]).all() else 0
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def choose(self, ids: IntArray) -> IntArray | slice:
         """How to index the state for these segments: as a slice, which is quicker, when they are all, in order."""
-        return slice(None) if len(ids) == self.n and (ids == self.all).all() else ids
+        return slice(None) if ids.tobytes() == self._all_bytes else ids
 
     def next_slots(self, ids: IntArray | slice) -> IntArray:
         """Storage indices of the rows that the next transition of each segment in ``ids`` is written to."""
@@ -63,25 +64,22 @@ class Rings:
         """
         if rew.ndim > 1 and self.ep_rew.shape[1:] != rew.shape[1:]:
             self._shape_rewards(rew.shape[1:])
+        ep_start = self.start[ids] + self.ep_start[ids]
         ep_rew = self.ep_rew[ids] + rew
         ep_len = self.ep_len[ids] + 1
-        cursor = self.cursor[ids]
-        ep_start = np.where(ep_len == 1, cursor, self.ep_start[ids])
-        self.ep_start[ids] = ep_start
-        ep_start += self.start[ids]
-        cursor = cursor + 1
         capacity = self.capacity[ids]
-        self.size[ids] = np.minimum(self.size[ids] + 1, capacity)
-        cursor[cursor == capacity] = 0
+        cursor = (self.cursor[ids] + 1) % capacity
         self.cursor[ids] = cursor
-        if not done.any():
+        self.size[ids] = np.minimum(self.size[ids] + 1, capacity)
+        if True not in done.tolist():
             self.ep_rew[ids] = ep_rew
             self.ep_len[ids] = ep_len
-            return np.zeros_like(ep_rew), np.zeros_like(ep_len), ep_start
+            return np.zeros(ep_rew.shape), np.zeros(len(ep_len), np.int64), ep_start
         going = ~done
         going_rew = going if ep_rew.ndim == 1 else going[:, None]
-        self.ep_rew[ids] = ep_rew * going_rew
+        self.ep_rew[ids] = np.where(going_rew, ep_rew, 0.0)
         self.ep_len[ids] = ep_len * going
+        self.ep_start[ids] = np.where(done, cursor, self.ep_start[ids])
         return np.where(going_rew, 0.0, ep_rew), np.where(going, 0, ep_len), ep_start
 
     def advance_one(self, i: int, rew: float | np.ndarray, done: bool) -> tuple[float | np.ndarray, int, int]:
@@ -90,14 +88,14 @@ class Rings:
             self._shape_rewards(rew.shape)
         ep_rew = self.ep_rew[i] + rew
         ep_len = int(self.ep_len[i]) + 1
-        cursor, capacity = int(self.cursor[i]), int(self.capacity[i])
-        if ep_len == 1:
-            self.ep_start[i] = cursor
-        self.cursor[i] = 0 if cursor + 1 == capacity else cursor + 1
+        cursor, capacity = int(self.cursor[i]) + 1, int(self.capacity[i])
+        cursor = 0 if cursor == capacity else cursor
+        self.cursor[i] = cursor
         if self.size[i] < capacity:
             self.size[i] += 1
         start = int(self.start[i]) + int(self.ep_start[i])
         if done:
+            self.ep_start[i] = cursor
             self.ep_rew[i] = 0.0
             self.ep_len[i] = 0
             return ep_rew, ep_len, start
@@ -117,6 +115,8 @@ class Rings:
         slots: IntArray = self.start[i] + (self.cursor[i] + np.arange(count)) % capacity
         self.cursor[i] = (self.cursor[i] + count) % capacity
         self.size[i] = min(self.size[i] + count, capacity)
+        if not self.ep_len[i]:
+            self.ep_start[i] = self.cursor[i]
         return slots
 
     def end_episodes(self, ids: IntArray) -> None:

@@ -155,12 +155,12 @@ class Storage:
         for key, value in given.items():
             column = have.get(key)
             if type(column) is np.ndarray:
-                if type(value) is np.ndarray and column.dtype is value.dtype:
-                    if (value.shape[1:] if batched else value.shape) != column.shape[1:]:
-                        raise self._misfit((*path, key), value, batched, column)
+                if type(value) is not np.ndarray or column.dtype is not value.dtype:
+                    plan.append(self._coerce((*path, key), value, batched, column))
+                elif (value.shape[1:] if batched else value.shape) == column.shape[1:]:
                     plan.append((column, value))
                 else:
-                    plan.append(self._coerce((*path, key), value, batched, column))
+                    raise self._misfit((*path, key), value, batched, column)
             elif isinstance(value, Batch | dict):
                 if column is None:
                     column = have[key] = Batch()

@@ -104,11 +104,11 @@ def to_hdf5(x: Hdf5ConvertibleType | Mapping[str, Any], y: "h5py.Group", compres
             group = y.create_group(_name(key, y))
             _mark(group, key, "Batch" if isinstance(value, Batch) else "dict")
             to_hdf5(value, group, compression)
-        elif value is None or type(value) in (bool, float) or _is_short(value):
+        elif key and (value is None or type(value) in (bool, float) or _is_short(value)):
             y.attrs[key] = _h5py().Empty("f") if value is None else value
         else:
             kind, data, extra = _encode(key, value)
-            options = {} if data.ndim == 0 else {"compression": compression}
+            options = {} if data.size == 0 or data.ndim == 0 else {"compression": compression}
             dataset = y.create_dataset(_name(key, y), data=data, **options)
             _mark(dataset, key, kind)
             for name, text in extra.items():

@@ -125,7 +125,8 @@ class SegmentTree:
         """
         values = np.asarray(value, np.float64)
         if values.size and not (values.min() >= 0 and values.max() < self._value[1]):
-            raise InvalidArgument(f"prefix sums are found for values in [0, {self._value[1]}), got {value}")
+            wrong = values[~((values >= 0) & (values < self._value[1]))].flat[0]
+            raise InvalidArgument(f"prefix sums are found for values in [0, {self._value[1]}), got {wrong}")
         flat = values.ravel()
         if len(flat) <= FEW:
             found = np.array([self._find(target) for target in flat.tolist()], np.int64)

@@ -181,14 +181,13 @@ def equal(a: Any, b: Any) -> bool:
 
 
 def null(value: Any) -> Any:
-    """Mask of NaN and None in ``value``, of its shape."""
-    if isinstance(value, torch.Tensor):
-        return torch.isnan(value)
-    array = np.asarray(value) if is_number(value) or isinstance(value, np.ndarray) else object_array([value])[0:1]
+    """Mask (an array of the shape of ``value``) of what is NaN or None."""
+    array = np.asarray(to_numpy(value))
     if array.dtype.kind in "fc":
         return np.isnan(array)
     if array.dtype != object:
         return np.zeros(array.shape, bool)
-    mask = np.frompyfunc(lambda item: item is None or (isinstance(item, float) and item != item), 1, 1)(array)
-    mask = np.asarray(mask, bool)
-    return mask if isinstance(value, np.ndarray) else mask[0]
+    return np.asarray(_object_is_null(array), bool)
+
+
+_object_is_null = np.frompyfunc(lambda item: item is None or (isinstance(item, float) and item != item), 1, 1)

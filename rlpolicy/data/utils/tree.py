@@ -92,8 +92,11 @@ class Tree:
             return self.__dict__[index]
         if not self.__dict__:
             raise IndexError("an empty Batch has no rows")
-        if type(index) is _ndarray and index.ndim == 1 and index.dtype.kind == "i":
-            return self._take(index)
+        if type(index) is _ndarray and index.dtype.kind in "iu":
+            if index.dtype.kind == "u":  # torch would take uint8 for a mask
+                index = index.astype(np.int64)
+            if index.ndim == 1:
+                return self._take(index)
         rows: dict[str, Any] = {}
         for key, value in self.__dict__.items():
             kind = type(value)
@@ -293,7 +296,7 @@ class Tree:
         for mask in _leaves(self.isnull()):
             if mask.shape[0] != len(keep):
                 raise ValueError(f"values of {len(keep)} and of {mask.shape[0]} rows: which to drop is unclear")
-            keep &= ~np.asarray(structure.to_numpy(mask)).reshape(len(keep), -1).any(1)
+            keep &= ~mask.reshape(len(keep), -1).any(1)
         return self[keep]._map(_numeric_if_possible)  # type: ignore[no-any-return]
 
     # -- the object ------------------------------------------------------------------------------------------

@@ -124,9 +124,7 @@ class BaseLogger(ABC):
         """Epoch, env_step and gradient_step of the last save; zeros when there is none."""
 
     def restore_logged_data(self, log_path: str) -> dict[str, Any]:
-        """What was logged at that path, as nested dicts of arrays; empty when this logger cannot read it
-        back.
-        """
+        """What was logged at that path, as nested dicts of arrays; empty when this logger cannot read it back."""
         return {}
 
     def finalize(self) -> None:  # noqa: B027 - most loggers have nothing to close
@@ -171,9 +169,7 @@ class SavingLogger(BaseLogger):
         self.write("save/gradient_step", gradient_step, {"save/gradient_step": gradient_step})
 
     def restore_data(self) -> tuple[int, int, int]:
-        """Epoch, env_step and gradient_step of the last save, zeros when there is none; logging goes on from
-        there.
-        """
+        """Epoch, env_step and gradient_step of the last save, zeros when there is none; logging goes on from there."""
         epoch = self._last_step("save/epoch")
         env_step = self._last_step("save/env_step")
         gradient_step = self._last_step("save/gradient_step")

@@ -18,6 +18,8 @@ from rlpolicy.utils.logger.base import SavingLogger
 class _FileLogger(SavingLogger):
     """One row per write, in a file that grows; a run that resumes goes on in the same file."""
 
+    _file: TextIO | None = None
+
     def __init__(
         self,
         path: str | os.PathLike[str],
@@ -31,12 +33,9 @@ class _FileLogger(SavingLogger):
         super().__init__(train_interval, test_interval, update_interval, info_interval, save_interval, exclude_arrays)
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._file: TextIO | None = None
 
     def _append(self, text: str) -> None:
-        """Write whole lines and flush them, so that a reader meanwhile, or after a crash, misses at most the
-        last.
-        """
+        """Write whole lines and flush them, so that a reader meanwhile, or after a crash, misses at most the last."""
         if self._file is None:
             _drop_torn_line(self.path)
             self._file = self.path.open("a", encoding="utf-8", newline="")
@@ -83,6 +82,9 @@ class _FileLogger(SavingLogger):
             self._file.close()
             self._file = None
 
+    def __del__(self) -> None:
+        self.finalize()  # every line is on disk already: this only lets go of the file
+
 
 class JSONLLogger(_FileLogger):
     """Writes one JSON object per line: ``{"step_type": "train/env_step", "step": 1000, "time": ...,
@@ -111,8 +113,7 @@ class JSONLLogger(_FileLogger):
 
 
 class CSVLogger(_FileLogger):
-    """Writes one line of a table per write, with the columns ``step_type``, ``step``, ``time`` and one per
-    value.
+    """Writes one line of a table per write, with the columns ``step_type``, ``step``, ``time`` and one per value.
 
     Values that a line does not have are empty. When new names appear, the file is rewritten with the longer
     header; this happens only at the first write of each kind.

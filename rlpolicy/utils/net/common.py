@@ -341,9 +341,7 @@ class BranchingNet(NetBase):
         self.action_per_branch = action_per_branch
 
         def mlp(input_dim: int, output_dim: int, hidden_sizes: list[int] | None) -> MLP:
-            return MLP(
-                input_dim, output_dim, hidden_sizes or (), norm_layer, norm_args, activation, act_args, device
-            )
+            return MLP(input_dim, output_dim, hidden_sizes or (), norm_layer, norm_args, activation, act_args, device)
 
         self.common = mlp(size_of(state_shape), 0, common_hidden_sizes)
         features = self.common.output_dim
@@ -364,11 +362,9 @@ class BranchingNet(NetBase):
 def get_dict_state_decorator(
     state_shape: dict[str, int | Sequence[int]], keys: Sequence[str]
 ) -> tuple[Callable[[type[nn.Module]], type[nn.Module]], int]:
-    """A class decorator for networks that get observations with keys, and the flat size of what they will
-    see.
+    """A class decorator for networks that get observations with keys, and the flat size of what they will see.
 
-    The decorated network joins the entries ``keys``, flattened, before its own forward; an array passes
-    unchanged.
+    The decorated network joins the entries ``keys``, flattened, before its own forward; an array passes unchanged.
 
     :param state_shape: shape of each entry.
     :param keys: the entries to join, in this order.
@@ -407,19 +403,13 @@ def getattr_with_matching_alt_value(obj: Any, attr_name: str, alt_value: T | Non
     """
     if not hasattr(obj, attr_name):
         if alt_value is None:
-            raise AttributeError(
-                f"{type(obj).__name__} has no attribute '{attr_name}' and no alternative was given"
-            )
+            raise AttributeError(f"{type(obj).__name__} has no attribute '{attr_name}' and no alternative was given")
         return alt_value
     value: T | None = getattr(obj, attr_name)
     if value is None and alt_value is None:
-        raise ValueError(
-            f"Attribute '{attr_name}' of {type(obj).__name__} is None and no alternative was given"
-        )
+        raise ValueError(f"Attribute '{attr_name}' of {type(obj).__name__} is None and no alternative was given")
     if value is not None and alt_value is not None and value != alt_value:
-        raise ValueError(
-            f"Attribute '{attr_name}' of {type(obj).__name__} is {value}, not the given {alt_value}"
-        )
+        raise ValueError(f"Attribute '{attr_name}' of {type(obj).__name__} is {value}, not the given {alt_value}")
     return value if value is not None else alt_value  # type: ignore[return-value]  # not both are None
 
 

@@ -146,8 +146,7 @@ class ActorProb(BaseActor):
     :param hidden_sizes: hidden layers between the features and each output.
     :param max_action: the mean lies in [-max_action, max_action]; without effect when ``unbounded``.
     :param unbounded: no tanh on the mean.
-    :param conditioned_sigma: the standard deviation is computed from the observation; False: it is a free
-        parameter.
+    :param conditioned_sigma: the standard deviation is computed from the observation; False: it is a free parameter.
     :param preprocess_net_output_dim: number of features, when ``preprocess_net`` has no ``output_dim``.
     :param obs_key: for observations with keys: the entry, or the entries to join, that the actor sees.
     """
@@ -214,8 +213,7 @@ class RecurrentActorProb(DeviceModule):
     :param hidden_layer_size: H.
     :param max_action: the mean lies in [-max_action, max_action]; without effect when ``unbounded``.
     :param unbounded: no tanh on the mean.
-    :param conditioned_sigma: the standard deviation is computed from the observation; False: it is a free
-        parameter.
+    :param conditioned_sigma: the standard deviation is computed from the observation; False: it is a free parameter.
     """
 
     def __init__(
@@ -242,9 +240,7 @@ class RecurrentActorProb(DeviceModule):
         self._unbounded = unbounded
         self.place(device)
 
-    def forward(
-        self, obs: ArrayLike, state: Any = None, info: Any = None
-    ) -> tuple[tuple[Tensor, Tensor], State]:
+    def forward(self, obs: ArrayLike, state: Any = None, info: Any = None) -> tuple[tuple[Tensor, Tensor], State]:
         """(B, O) or (B, T, O) -> mean and standard deviation (B, A) at the last step, and the state after it.
 
         :param state: ``hidden`` and ``cell``, each (B, layers, H), in a dict or Batch; None: zeros.
@@ -354,9 +350,7 @@ class VAE(DeviceModule):
         self.place(device)
 
     def forward(self, state: Tensor, action: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, O), (B, A) -> reconstructed action (B, A), mean and standard deviation of the latent (B,
-        latent_dim).
-        """
+        """(B, O), (B, A) -> reconstructed action (B, A), mean and standard deviation of the latent (B, latent_dim)."""
         hidden = self.encoder(torch.cat([state, action], dim=-1))
         mean = self.mean(hidden)
         std = self.log_std(hidden).clamp(-4, 15).exp()  # for numerical stability

@@ -152,9 +152,7 @@ class ImplicitQuantileNetwork(Critic):
         obs_key: ObsKey = None,
     ) -> None:
         n_actions = size_of(action_shape)
-        super().__init__(
-            preprocess_net, hidden_sizes, n_actions, preprocess_net_output_dim, device, obs_key=obs_key
-        )
+        super().__init__(preprocess_net, hidden_sizes, n_actions, preprocess_net_output_dim, device, obs_key=obs_key)
         self.input_dim = get_output_dim(preprocess_net, preprocess_net_output_dim)
         self.embed_model = CosineEmbeddingNetwork(num_cosines, self.input_dim)
         self.place(device)
@@ -188,9 +186,7 @@ class FractionProposalNetwork(nn.Module):
         self.embedding_dim = embedding_dim
 
     def forward(self, obs_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, F) -> fractions (B, N + 1) from 0 to 1, their midpoints (B, N) without gradient, entropies
-        (B,).
-        """
+        """(B, F) -> fractions (B, N + 1) from 0 to 1, their midpoints (B, N) without gradient, entropies (B,)."""
         log_probs = F.log_softmax(self.net(obs_embeddings), dim=1)
         probs = log_probs.exp()
         taus = F.pad(probs.cumsum(dim=1), (1, 0))
@@ -308,9 +304,7 @@ class IntrinsicCuriosityModule(DeviceModule):
         self.place(device)
 
     def forward(self, s1: ArrayLike, act: ArrayLike, s2: ArrayLike, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        """States, actions (B,) and next states -> half the squared error of the features (B,), action logits
-        (B, A).
-        """
+        """States, actions (B,) and next states -> half the squared error of the features (B,), action logits (B, A)."""
         phi1 = output_and_state(self.feature_net(s1), None)[0]
         phi2 = output_and_state(self.feature_net(s2), None)[0]
         one_hot = F.one_hot(torch.as_tensor(act, dtype=torch.long, device=phi1.device), self.action_dim)

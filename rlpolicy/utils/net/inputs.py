@@ -53,9 +53,7 @@ class DeviceModule(nn.Module):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not self._find_device() and hasattr(self, "device"):
-            self.device = fn(
-                torch.empty(0, device=self.device)
-            ).device  # nothing inside: follow the call itself
+            self.device = fn(torch.empty(0, device=self.device)).device  # nothing inside: follow the call itself
         return self
 
     def _find_device(self) -> bool:
@@ -121,9 +119,7 @@ def lstm_state(state: Any, device: torch.device) -> tuple[Tensor, Tensor] | None
     try:
         hidden, cell = state["hidden"], state["cell"]
     except KeyError:
-        raise ValueError(
-            f"Expected to find keys 'hidden' and 'cell' but instead found {state.keys()}"
-        ) from None
+        raise ValueError(f"Expected to find keys 'hidden' and 'cell' but instead found {state.keys()}") from None
     return (
         as_input(hidden, device).transpose(0, 1).contiguous(),
         as_input(cell, device).transpose(0, 1).contiguous(),

@@ -1,7 +1,7 @@
 """Policies, collectors and trainers for deep reinforcement learning in PyTorch.
 
-Compose a policy, a collector and a trainer in a script, call :func:`rlpolicy.trainer.offpolicy_trainer`, and inspect the
-statistics that come back.
+Compose a policy, a collector and a trainer in a script, call :func:`rlpolicy.trainer.offpolicy_trainer`, and inspect
+the statistics that come back.
 """
 
 from rlpolicy import data, env, exploration, policy, trainer, utils

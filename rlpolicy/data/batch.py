@@ -44,7 +44,7 @@ class BatchProtocol(Protocol):
     def keys(self) -> KeysView[str]: ...
     def get(self, key: str, default: Any = None, /) -> Any: ...
     def pop(self, key: str, /, *default: Any) -> Any: ...
-    def update(self, batch: Any = None, /, **kwargs: Any) -> None: ...
+    def update(self, batch: Any = None, **kwargs: Any) -> None: ...
     def is_empty(self, recurse: bool = False) -> bool: ...
     def to_numpy(self) -> Self: ...
     def to_torch(self, dtype: torch.dtype | None = None, device: str | int | torch.device = "cpu") -> Self: ...
@@ -92,7 +92,7 @@ class Batch(Tree):
             value = _parse(value)
         self.__dict__[key] = value
 
-    def update(self, batch: "BatchLike | None" = None, /, **kwargs: Any) -> None:
+    def update(self, batch: "BatchLike | None" = None, **kwargs: Any) -> None:
         """Set the values of ``batch`` and of the keyword arguments, the latter last."""
         if batch is not None:
             self.__dict__.update(_parse_mapping(batch))
@@ -137,7 +137,8 @@ class Batch(Tree):
         rows: list[int] = []
 
         def blank(i: int, value: Any) -> Any:
-            rows.extend(_count_rows(part) for part in (() if rows else parts))  # once, and only if a key is missing
+            if not rows:  # counted when the first missing key shows up: mostly never
+                rows.extend(map(_count_rows, parts))
             return structure.blank_rows(value, rows[i])
 
         return cls.wrap(_join(parts, blank, structure.cat))
@@ -393,12 +394,12 @@ def _zero(column: Any) -> int | None:
 # -- joining and allocating ----------------------------------------------------------------------------------
 
 
-def stack_dicts(items: Sequence[Mapping[str, Any]], size: int | None = None) -> Batch:
+def stack_dicts(items: Sequence[BatchLike], size: int | None = None) -> Batch:
     """Columns of a list of dicts, such as one info dict per environment.
 
     Differs from ``Batch(items)`` in that empty dicts keep their row, and in speed.
 
-    :param items: dicts that may have different keys; values are numbers, arrays, tensors, dicts, any object.
+    :param items: dicts or batches that may have different keys; values are numbers, arrays, tensors, dicts, any object.
     :param size: number of rows; None: as many as items. Rows beyond the items are blank.
     :return: one column per key of any item, in order of first appearance. Values of equal shape form an array
         or tensor of shape (size, ...), nested dicts a ``Batch``, everything else an object array of ``size``
@@ -418,12 +419,12 @@ def stack_dicts(items: Sequence[Mapping[str, Any]], size: int | None = None) -> 
     return Batch.wrap(columns)
 
 
-def _stack_uniform(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Columns of dicts with the same keys; KeyError if they are not the same."""
+def _stack_uniform(items: Sequence[Any]) -> dict[str, Any]:
+    """Columns of plain dicts with the same keys; KeyError if they are something else."""
     first = items[0] if items else {}
-    width = len(first)
+    width = len(first) if type(first) is dict else 0
     for item in items:
-        if len(item) != width:
+        if type(item) is not dict or len(item) != width:
             raise KeyError
     try:
         "".join(first)  # the quickest test that all keys are strings
@@ -434,11 +435,11 @@ def _stack_uniform(items: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
         floats = [key for key, value in first.items() if type(value) is float or type(value) is np.float64]
         if len(floats) > 2:
             matrix = _as_numbers(list(map(itemgetter(*floats), items)))
-            if matrix is not None and matrix.dtype == np.float64 and matrix.ndim == 2:
+            if matrix is not None and matrix.dtype.char == "d" and matrix.ndim == 2:
                 columns.update(zip(floats, matrix.T, strict=True))
     for key, column in columns.items():
         if column is None:
-            values = [item[key] for item in items]
+            values = list(map(itemgetter(key), items))
             if type(values[0]) in _NUMBER_TYPES:
                 column = _as_numbers(values)
             columns[key] = _stack_objects(key, values) if column is None else column
@@ -553,7 +554,8 @@ def _join_values(
     present = [value for value, is_missing in zip(values, missing, strict=True) if not is_missing]
     if all(isinstance(value, Batch) for value in present):
         return Batch.wrap(_join(values, blank, combine))
-    example = next(value for value in present if not isinstance(value, Batch))
+    leaves = [value for value in present if not isinstance(value, Batch)]
+    example = next((value for value in leaves if structure.is_object(value)), leaves[0])
     filled = [blank(i, example) if missing[i] else value for i, value in enumerate(values)]
     return _combine(key, filled, combine)
 

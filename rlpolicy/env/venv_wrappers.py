@@ -1,6 +1,6 @@
 """Wrappers of vector environments."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,7 +8,9 @@ from numpy.typing import NDArray
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.env.utils import Ids, Seeds
 from rlpolicy.env.venvs import BaseVectorEnv
-from rlpolicy.utils.statistics import RunningMeanStd
+
+if TYPE_CHECKING:
+    from rlpolicy.utils.statistics import RunningMeanStd
 
 
 class VectorEnvWrapper(BaseVectorEnv):
@@ -91,6 +93,9 @@ class VectorEnvNormObs(VectorEnvWrapper):
     def __init__(self, venv: Any, update_obs_rms: bool = True) -> None:
         super().__init__(venv)
         self.update_obs_rms = update_obs_rms
+        # Imported here because it brings torch, which worker processes started with "spawn" would load in vain.
+        from rlpolicy.utils.statistics import RunningMeanStd
+
         self.obs_rms = RunningMeanStd()
 
     def reset(self, id: Ids | None = None, *, env_id: Ids | None = None, **kwargs: Any) -> Any:
@@ -113,10 +118,10 @@ class VectorEnvNormObs(VectorEnvWrapper):
         # float32 observations stay float32: half the memory, and the dtype of the observation space
         return normed.astype(obs.dtype, copy=False) if obs.dtype.kind == "f" else normed
 
-    def set_obs_rms(self, obs_rms: RunningMeanStd) -> None:
+    def set_obs_rms(self, obs_rms: "RunningMeanStd") -> None:
         """Use these statistics (shared, not copied)."""
         self.obs_rms = obs_rms
 
-    def get_obs_rms(self) -> RunningMeanStd:
+    def get_obs_rms(self) -> "RunningMeanStd":
         """The statistics."""
         return self.obs_rms

@@ -70,15 +70,12 @@ class BaseVectorEnv:
         wait_num: int | None = None,
         timeout: float | None = None,
     ) -> None:
-        self._env_fns = check_env_fns(env_fns)
+        check_arguments(env_fns, wait_num, timeout)
+        self._env_fns = env_fns
         self.env_num = len(env_fns)
         self.is_closed = False
         self.wait_num = self.env_num if wait_num is None else wait_num
         self.timeout = timeout
-        if not 1 <= self.wait_num <= self.env_num:
-            raise InvalidArgument(f"wait_num must be in 1..{self.env_num} (number of envs), got {wait_num}")
-        if timeout is not None and timeout <= 0:
-            raise InvalidArgument(f"timeout must be positive or None (no limit), got {timeout}")
         self.is_async = self.wait_num != self.env_num or timeout is not None
         self._all = list(range(self.env_num))
         self.workers: list[EnvWorker] = []
@@ -250,8 +247,8 @@ class BaseVectorEnv:
             raise InvalidArgument(f"this {type(self).__name__} is closed: make a new one")
 
 
-def check_env_fns(env_fns: Sequence[Callable[[], ENV_TYPE]]) -> Sequence[Callable[[], ENV_TYPE]]:
-    """The functions, if there are some and all can be called."""
+def check_arguments(env_fns: Sequence[Callable[[], ENV_TYPE]], wait_num: int | None, timeout: float | None) -> None:
+    """Arguments of a vector environment, checked before anything is started; raises as documented there."""
     if len(env_fns) == 0:
         raise InvalidArgument("env_fns is empty: give one function per environment")
     for env_fn in env_fns:
@@ -259,7 +256,10 @@ def check_env_fns(env_fns: Sequence[Callable[[], ENV_TYPE]]) -> Sequence[Callabl
             raise TypeError(
                 f"env_fns must hold functions that make environments, got {env_fn!r:.100}: use [lambda: env, ...]"
             )
-    return env_fns
+    if wait_num is not None and not 1 <= wait_num <= len(env_fns):
+        raise InvalidArgument(f"wait_num must be in 1..{len(env_fns)} (number of envs), got {wait_num}")
+    if timeout is not None and timeout <= 0:
+        raise InvalidArgument(f"timeout must be positive or None (no limit), got {timeout}")
 
 
 class DummyVectorEnv(BaseVectorEnv):
@@ -327,7 +327,8 @@ class SubprocVectorEnv(BaseVectorEnv):
     ) -> None:
         if on_error != "raise":
             raise ValueError(f"on_error must be 'raise' (restarting workers is not available), got {on_error!r}")
-        n = len(check_env_fns(env_fns))
+        check_arguments(env_fns, wait_num, timeout)
+        n = len(env_fns)
         if num_workers is not None and num_workers < 1:
             raise InvalidArgument(f"num_workers must be at least 1 or None (one per environment), got {num_workers}")
         n_processes = n if num_workers is None else min(n, num_workers)

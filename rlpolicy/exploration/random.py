@@ -29,6 +29,11 @@ class Scheduled:
         if self._schedule is not None:
             self._set_scale(float(self._schedule(env_step)))
 
+    def set_scale(self, scale: float) -> None:
+        """Set the scale by hand; a schedule, if there is one, no longer applies."""
+        self._set_scale(float(scale))
+        self._schedule = None
+
     @property
     def rng(self) -> np.random.Generator:
         """The generator all random numbers come from."""

@@ -7,8 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any, Literal, Self
 
-import numpy as np
-
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.collector import AsyncCollector, Collector
 from rlpolicy.data.stats import (
@@ -23,7 +21,14 @@ from rlpolicy.policy.base import BasePolicy, policy_within_training_step
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.callbacks.base import Callback, CallbackList
 from rlpolicy.trainer.report import EpochBar, epoch_line, test_line
-from rlpolicy.trainer.utils import RewardMetric, apply_reward_metric, gather_info, seed_collector, test_episode
+from rlpolicy.trainer.utils import (
+    CollectTotals,
+    RewardMetric,
+    apply_reward_metric,
+    gather_info,
+    seed_collector,
+    test_episode,
+)
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.logger.base import BaseLogger, LazyLogger
 from rlpolicy.utils.statistics import MovAvg
@@ -299,7 +304,7 @@ class BaseTrainer(ABC):
 
     def _train_epoch(self) -> tuple[CollectStatsBase, TrainingStats | None, CollectStats | None]:
         """Collect and update for ``step_per_epoch`` steps: all that was collected, the last update, the early test."""
-        collects: list[CollectStats] = []
+        collected = CollectTotals()
         trained: TrainingStats | None = None
         tested: CollectStats | None = None
         self.policy.train()
@@ -314,13 +319,14 @@ class BaseTrainer(ABC):
                 collect_stats = None
                 if self.train_collector is not None:
                     collect_stats, tested = self._collect_and_check()
-                    collects.append(collect_stats)
+                    collected.add(collect_stats)
                     steps = collect_stats.n_collected_steps
                 if tested is None:
                     trained = self._update(collect_stats) or trained
                 done += steps
                 bar.advance(steps, self.env_step, self.gradient_step, collect_stats, trained)
-        return _merged(collects), trained, tested
+        all_collected = CollectStatsBase() if self.train_collector is None else collected.merged()
+        return all_collected, trained, tested
 
     def _is_over(self) -> bool:
         return bool(self.stop_reason) or (self.total_steps is not None and self.env_step >= self.total_steps)
@@ -450,24 +456,6 @@ class BaseTrainer(ABC):
     def _print(self, line: Callable[[], str]) -> None:
         if self.verbose:
             print(line(), flush=True)
-
-
-def _merged(collects: list[CollectStats]) -> CollectStatsBase:
-    """Everything that an epoch collected, as one."""
-    if not collects:
-        return CollectStatsBase()
-    with_episodes = [stats for stats in collects if stats.n_collected_episodes]
-    merged = CollectStats(
-        n_collected_steps=sum(stats.n_collected_steps for stats in collects),
-        n_collected_episodes=sum(stats.n_collected_episodes for stats in with_episodes),
-        n_env_restarts=sum(stats.n_env_restarts for stats in collects),
-    )
-    if with_episodes:
-        merged.returns = np.concatenate([stats.returns for stats in with_episodes])
-        merged.lens = np.concatenate([stats.lens for stats in with_episodes])
-        merged.refresh_all_sequence_stats()
-    merged.set_collect_time(sum(stats.collect_time for stats in collects))
-    return merged
 
 
 def _require_positive(**numbers: int | None) -> None:

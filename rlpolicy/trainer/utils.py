@@ -62,6 +62,35 @@ def apply_reward_metric(stats: CollectStats, reward_metric: RewardMetric | None)
         stats.refresh_return_stats()
 
 
+class CollectTotals:
+    """Adds up collects, keeping no more of each than its episodes."""
+
+    def __init__(self) -> None:
+        self._steps = self._env_restarts = 0
+        self._seconds = 0.0
+        self._returns: list[np.ndarray] = []
+        self._lens: list[np.ndarray] = []
+
+    def add(self, stats: CollectStats) -> None:
+        """Count one more collect."""
+        self._steps += stats.n_collected_steps
+        self._seconds += stats.collect_time
+        self._env_restarts += stats.n_env_restarts
+        if stats.n_collected_episodes:
+            self._returns.append(stats.returns)
+            self._lens.append(stats.lens)
+
+    def merged(self) -> CollectStats:
+        """All collects as if they had been one."""
+        merged = CollectStats(n_collected_steps=self._steps, n_env_restarts=self._env_restarts)
+        if self._lens:
+            merged.returns, merged.lens = np.concatenate(self._returns), np.concatenate(self._lens)
+            merged.n_collected_episodes = len(merged.lens)
+            merged.refresh_all_sequence_stats()
+        merged.set_collect_time(self._seconds)
+        return merged
+
+
 def gather_info(
     start_time: float,
     policy_update_time: float,

@@ -1,5 +1,6 @@
 """Steps of optimisers and target networks, written once."""
 
+import copy
 import inspect
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 TOptimizer = TypeVar("TOptimizer", bound=Optimizer)
+TModule = TypeVar("TModule", bound=nn.Module)
 
 
 def descend(
@@ -107,7 +109,8 @@ def polyak_update(target: nn.Module, source: nn.Module, tau: float) -> None:
     params, buffers = _tensors(target)
     source_params, source_buffers = _tensors(source)
     with torch.no_grad():
-        torch._foreach_lerp_(params, source_params, tau)
+        if params:  # torch refuses empty lists
+            torch._foreach_lerp_(params, source_params, tau)
         if buffers:
             torch._foreach_copy_(buffers, source_buffers)
 
@@ -119,8 +122,14 @@ def hard_update(target: nn.Module, source: nn.Module) -> None:
     """
     params, buffers = _tensors(target)
     source_params, source_buffers = _tensors(source)
-    with torch.no_grad():
-        torch._foreach_copy_(params + buffers, source_params + source_buffers)
+    if params or buffers:  # torch refuses empty lists
+        with torch.no_grad():
+            torch._foreach_copy_(params + buffers, source_params + source_buffers)
+
+
+def lagged_copy(net: TModule) -> TModule:
+    """A target network: a copy in evaluation mode that no optimiser trains; it moves by :func:`polyak_update`."""
+    return copy.deepcopy(net).requires_grad_(False).eval()
 
 
 def _tensors(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:

@@ -139,6 +139,9 @@ def test_keyword_arguments_win():
     batch.update({"a": 4, "c": 5}, c=6)
     assert (batch.a, batch.b, batch.c) == (4, 3, 6)
     assert batch.update() is None
+    batch.update(batch={"a": 7})
+    assert batch.a == 7
+    assert "batch" not in batch
 
 
 def test_sharing_and_copying():
@@ -803,6 +806,18 @@ def test_distributions_are_sliced_and_joined(dist):
     assert batch == Batch(act=np.arange(3), dist=dist)
     assert batch.to_torch().dist is dist
     assert copy.deepcopy(batch) == batch
+
+
+def test_distributions_that_cannot_be_joined():
+    class Own(torch.distributions.Distribution):
+        arg_constraints = property(lambda self: {})
+
+    with pytest.raises(TypeError, match="different types"):
+        Batch.cat([Batch(d=Normal(torch.zeros(1), 1.0)), Batch(d=Categorical(torch.ones(1, 2)))])
+    with pytest.raises(TypeError, match="unknown"):
+        Batch(d=Own(torch.Size([2]), validate_args=False))[0]
+    one, two = Batch(d=Normal(torch.zeros(1), 1.0)), Batch(d=Categorical(torch.ones(1, 2)))
+    assert one != two
 
 
 def test_single_distribution_has_no_rows():

@@ -186,14 +186,20 @@ def test_object_arrays(tmp_path):
     assert torch.equal(back[1, 1], torch.ones(2))
     assert type(back[1, 2]) is np.float64
     assert back[1, 3] == array[1, 3]
+    ragged = np.array([None, None])
+    ragged[:] = [np.array([None, "x"], object), np.zeros((2, 0))]
+    back = round_trip(tmp_path / "g.h5", {"ragged": ragged})["ragged"]
+    assert back[0].tolist() == [None, "x"]
+    assert back[1].shape == (2, 0)
     assert read["text"].tolist() == ["a", "bc"]
     assert read["none"].tolist() == [None]
 
 
 def test_odd_keys(tmp_path):
     data = {
+        "a%2Fb%": np.arange(4),
         "a/b": np.arange(2),
-        "a%2Fb%": 1,
+        "n": b"top",
         ".": np.arange(3),
         "": 5,
         "x/y": {"/": {"z": 1}},
@@ -202,6 +208,8 @@ def test_odd_keys(tmp_path):
     read = round_trip(tmp_path / "f.h5", data)
     assert read.keys() == data.keys()
     assert read["a/b"].tolist() == [0, 1]
+    assert read["a%2Fb%"].tolist() == [0, 1, 2, 3]
+    assert read["n"] == b"top"
     assert read["."].tolist() == [0, 1, 2]
     assert read["x/y"] == {"/": {"z": 1}}
     with pytest.raises(ValueError, match="reserved"):

@@ -118,10 +118,13 @@ def test_never_finds_a_leaf_of_zero():
     leaves = np.where(rng.random(1000) < 0.1, rng.random(1000) * 10.0 ** rng.integers(-12, 3, 1000), 0.0)
     tree[np.arange(1000)] = leaves
     total = tree.reduce()
-    values = np.r_[np.full(50, np.nextafter(total, 0)), rng.random(100_000) * total]
+    # Sums in another order: a few lie just above the sum of a subtree whose last leaves are 0.
+    sums = np.cumsum(leaves)
+    values = np.r_[np.nextafter(total, 0), sums, np.nextafter(sums, np.inf), rng.random(10_000) * total]
+    values = values[(values > 0) & (values < total)]
     found = tree.get_prefix_sum_idx(values)
     assert (leaves[found] > 0).all()
-    few = [tree.get_prefix_sum_idx(float(v)) for v in values[:60]]
+    few = [tree.get_prefix_sum_idx(float(v)) for v in values[:2000]]
     assert (leaves[few] > 0).all()
 
 

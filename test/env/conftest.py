@@ -87,8 +87,8 @@ class BrokenError(Exception):
 class BrokenEnv(CountingEnv):
     """Fails in its third step, as it is told to."""
 
-    def __init__(self, how: str = "value") -> None:
-        super().__init__(length=100)
+    def __init__(self, how: str = "value", sleep: float = 0.0) -> None:
+        super().__init__(length=100, sleep=sleep)
         self.how = how
 
     def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:

@@ -13,7 +13,6 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.returns import gae_return, nstep_return, reverse_scan
-from rlpolicy.utils.errors import InvalidArgument
 
 
 def step(rew: Any, terminated: Any = False, truncated: Any = False) -> Batch:
@@ -200,6 +199,7 @@ def test_episodic_return_table(terminated: list[int], rew: list[float], expected
 
 V_NEXT = np.array([2.0, 3.0, 4, -1, 5.0, 6.0, 7, -2, 8.0, 9.0, 10, -3])
 REW = [101, 102, 103.0, 200, 104, 105, 106, 201, 107, 108, 109, 202]
+LAST_EPISODE = [474.2876, 390.1027, 299.476, 202]
 ENDS = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]
 
 
@@ -209,12 +209,13 @@ ENDS = [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 1]
         (
             ENDS,
             [0] * 12,
-            [454.8344, 376.1143, 291.298, 200, 464.5610, 383.1085, 295.387, 201, 474.2876, 390.1027, 299.476, 202],
+            [454.8344, 376.1143, 291.298, 200, 464.5610, 383.1085, 295.387, 201, *LAST_EPISODE],
         ),
         (
             [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1],
             [0, 0, 0, 1, 0, 0, 0, 1, 0, 0, 0, 0],
-            [454.0109, 375.2386, 290.3669, 199.01, 462.9138, 381.3571, 293.5248, 199.02, 474.2876, 390.1027, 299.476, 202],
+            # the last episode terminates in both cases
+            [454.0109, 375.2386, 290.3669, 199.01, 462.9138, 381.3571, 293.5248, 199.02, *LAST_EPISODE],
         ),
     ],
 )  # fmt: skip

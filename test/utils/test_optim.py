@@ -139,3 +139,13 @@ def test_hard_update_copies_buffers_too():
     hard_update(target, source)
     for name, value in source.state_dict().items():
         assert torch.equal(target.state_dict()[name], value), name
+
+
+def test_networks_without_parameters_have_nothing_to_update():
+    polyak_update(nn.ReLU(), nn.ReLU(), 0.5)
+    hard_update(nn.ReLU(), nn.ReLU())
+
+
+def test_networks_of_different_structure_are_refused():
+    with pytest.raises(RuntimeError):
+        polyak_update(linear(1.0), network(), 0.5)

@@ -41,6 +41,8 @@ class Storage:
         self.columns = Batch()
         self._packed: np.ndarray | None = None
         self._fields: dict[Path, str] = {}
+        self._stage: np.ndarray | None = None
+        self._staged: dict[int, np.ndarray] = {}
 
     def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
         """Set ``rows`` of every column; columns that ``values`` lacks get 0 (None for objects).
@@ -54,8 +56,28 @@ class Storage:
             self._allocate(values, batched=not isinstance(rows, int))
         plan: list[tuple[np.ndarray, Any]] = []
         self._plan(self.columns, values, not isinstance(rows, int), (), plan)
+        if type(rows) is np.ndarray and self._packed is not None:
+            self._scatter(rows, plan)
+        else:
+            for column, value in plan:
+                column[rows] = value
+
+    def _scatter(self, rows: np.ndarray, plan: list[tuple[np.ndarray, Any]]) -> None:
+        """Write the plan: packed columns are put together in a small block first, whose rows then go out at once."""
+        assert self._packed is not None
+        if self._stage is None or len(self._stage) != len(rows):
+            self._stage = np.zeros(len(rows), self._packed.dtype)
+            packed = ((_at(self.columns, path), name) for path, name in self._fields.items())
+            self._staged = {id(column): self._stage[name] for column, name in packed}
         for column, value in plan:
-            column[rows] = value
+            staged = self._staged.get(id(column))
+            if staged is None:
+                column[rows] = value
+            else:
+                staged[...] = value
+        # as opaque bytes: numpy copies structured rows field by field, three times slower
+        row = np.dtype((np.void, self._packed.itemsize))
+        self._packed.view(row)[rows] = self._stage.view(row)
 
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """Columns at ``rows`` (anything numpy indexes with), copied: leaves of shape (*rows.shape, ...).
@@ -92,7 +114,7 @@ class Storage:
         for path, column in leaves(columns):
             if len(column) != self.size:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
-        self._packed, self._fields, self.columns = None, {}, columns
+        self._packed, self._fields, self._stage, self.columns = None, {}, None, columns
 
     # -- allocation -------------------------------------------------------------------------------------------------
 
@@ -122,6 +144,7 @@ class Storage:
         node.__dict__[path[-1]] = column
         if self._packed is None or column.base is not self._packed:
             self._fields.pop(path, None)
+            self._stage = None
 
     def _spec(self, path: Path, value: Any, batched: bool) -> tuple[np.dtype[Any], tuple[int, ...]]:
         """dtype and row shape of the column that holds ``value``."""
@@ -228,7 +251,7 @@ class Storage:
 
     def load(self, columns: Batch) -> None:
         """Copy whole columns of ``size`` rows in, packed as if they had been written row by row."""
-        self.columns, self._packed, self._fields = Batch(), None, {}
+        self.columns, self._packed, self._fields, self._stage = Batch(), None, {}, None
         if columns.__dict__:
             self.write(slice(0, self.size), columns)
 
@@ -274,6 +297,12 @@ def leaves(tree: Mapping[str, Any] | Batch, path: Path = ()) -> Iterator[tuple[P
             yield from leaves(value, (*path, key))
         else:
             yield (*path, key), as_storable(value)
+
+
+def _at(tree: Batch, path: Path) -> Any:
+    for name in path:
+        tree = tree.__dict__[name]
+    return tree
 
 
 def as_storable(value: Any) -> Any:

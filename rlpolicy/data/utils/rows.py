@@ -9,7 +9,7 @@ from rlpolicy.data.batch import Batch, stack_dicts
 
 
 def as_rows(obs: Any) -> Any:
-    """Observations as a vector environment gives them -> arrays: an object array of dicts becomes a Batch of columns."""
+    """Observations of a vector environment as arrays: an object array of dicts becomes a Batch of columns."""
     if type(obs) is np.ndarray and obs.dtype != object:
         return obs
     if isinstance(obs, np.ndarray) and len(obs) and all(isinstance(row, dict | Batch) for row in obs):
@@ -18,7 +18,7 @@ def as_rows(obs: Any) -> Any:
 
 
 def put_rows(whole: Any, rows: np.ndarray, values: Any) -> Any:
-    """``whole`` with ``values`` at ``rows``; may write in place. Shapes or keys that do not match make room for both."""
+    """``whole`` with ``values`` at ``rows``, perhaps in place. Shapes or keys that do not match make room for both."""
     if isinstance(whole, Batch):
         if not isinstance(values, Batch):
             raise ValueError(f"expected a Batch with {sorted(whole.__dict__)}, got {type(values).__name__}")

@@ -24,6 +24,11 @@ def is_number(value: Any) -> bool:
     return isinstance(value, bool | int | float | complex)
 
 
+def is_object(value: Any) -> bool:
+    """Neither numbers nor tensor: what is missing beside it is None."""
+    return not is_number(value) and not isinstance(value, torch.Tensor)
+
+
 def object_array(values: Sequence[Any]) -> np.ndarray:
     """1-d object array whose items are ``values``, whatever numpy would make of them."""
     out = np.empty(len(values), object)

@@ -162,7 +162,7 @@ class Net(NetBase):
 
     def __init__(
         self,
-        state_shape: int | Sequence[int],
+        state_shape: TActionShape,
         action_shape: TActionShape = 0,
         hidden_sizes: Sequence[int] = (),
         norm_layer: ModuleType | Sequence[ModuleType] | None = None,
@@ -241,7 +241,7 @@ class Recurrent(NetBase):
     def __init__(
         self,
         layer_num: int,
-        state_shape: int | Sequence[int],
+        state_shape: TActionShape,
         action_shape: TActionShape,
         device: DeviceLike = "cpu",
         hidden_layer_size: int = 128,
@@ -324,7 +324,7 @@ class BranchingNet(NetBase):
 
     def __init__(
         self,
-        state_shape: int | Sequence[int],
+        state_shape: TActionShape,
         num_branches: int = 0,
         action_per_branch: int = 2,
         common_hidden_sizes: list[int] | None = None,

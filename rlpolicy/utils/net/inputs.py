@@ -12,7 +12,8 @@ from torch import Tensor, nn
 ArrayLike: TypeAlias = NDArray[Any] | Tensor
 DeviceLike: TypeAlias = str | int | torch.device
 ObsKey: TypeAlias = str | Sequence[str] | None
-TActionShape: TypeAlias = Sequence[int] | int | np.int64
+TActionShape: TypeAlias = Sequence[int] | int | np.int64 | None
+"""Shape of a space, or a number of units. None (what spaces without a shape have) is an error at run time."""
 
 
 class State(dict[str, Any]):
@@ -108,7 +109,12 @@ def output_and_state(result: Any, state: Any) -> tuple[Any, Any]:
 
 
 def size_of(shape: TActionShape) -> int:
-    """Number of elements of an array of that shape; an int is its own size."""
+    """Number of elements of an array of that shape; an int is its own size.
+
+    :raises TypeError: the shape is None, as that of a Dict or Tuple space is.
+    """
+    if shape is None:
+        raise TypeError("this space has no shape (a Dict or Tuple space): give the network the shape of its input")
     return int(np.prod(shape))
 
 

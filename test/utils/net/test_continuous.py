@@ -203,3 +203,15 @@ def test_vae_reconstructs_from_mean_and_noise():
     drawn = vae.decode(state)
     torch.manual_seed(3)
     torch.testing.assert_close(drawn, vae.decode(state, torch.randn(6, 4).clamp(-0.5, 0.5)))
+
+
+def test_networks_compile_into_one_graph():
+    actor = Actor(Net(3, hidden_sizes=[8], obs_key="seen"), 2)
+    critic = Critic(Net(3, 2, [8], concat=True), obs_key="seen")
+
+    def q_value(obs):
+        return critic(obs, actor(obs)[0])
+
+    obs = {"seen": torch.randn(5, 3)}
+    compiled = torch.compile(q_value, fullgraph=True, backend="eager")
+    torch.testing.assert_close(compiled(obs), q_value(obs))

@@ -1,0 +1,60 @@
+"""Checks of constructor options that several algorithms share."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from torch import nn
+
+from rlpolicy.utils.errors import InvalidArgument
+
+
+def require_fractions(**options: float) -> None:
+    """Each must be in [0, 1]."""
+    for name, value in options.items():
+        if not 0.0 <= value <= 1.0:
+            raise InvalidArgument(f"{name} must be in [0, 1], got {value}")
+
+
+def require_counts(**options: int) -> None:
+    """Each must be at least 1."""
+    for name, value in options.items():
+        if value < 1:
+            raise InvalidArgument(f"{name} must be at least 1, got {value}")
+
+
+def require_max_grad_norm(max_grad_norm: float | None) -> None:
+    """Must be positive, or None for no clipping."""
+    if max_grad_norm is not None and not max_grad_norm > 0:
+        raise InvalidArgument(f"max_grad_norm must be positive or None, got {max_grad_norm}")
+
+
+def require_box(algorithm: str, action_space: spaces.Space[Any]) -> None:
+    """The action space must be continuous."""
+    if not isinstance(action_space, spaces.Box):
+        raise ValueError(
+            f"{algorithm} needs a continuous action space (Box), got {action_space}: use an algorithm for discrete "
+            "actions, or a wrapper that makes the environment's actions continuous"
+        )
+
+
+def require_discrete(algorithm: str, action_space: spaces.Space[Any]) -> None:
+    """The action space must be one choice among n."""
+    if not isinstance(action_space, spaces.Discrete):
+        raise ValueError(
+            f"{algorithm} needs a Discrete action space, got {action_space}: use an algorithm for continuous actions, "
+            "or a wrapper such as ContinuousToDiscrete or MultiDiscreteToDiscrete"
+        )
+
+
+def warn_of_double_scaling(actor: nn.Module, action_scaling: bool) -> None:
+    """Action scaling expects an actor that ends at 1."""
+    max_action = getattr(actor, "max_action", 1.0)
+    if action_scaling and not np.isclose(max_action, 1.0):
+        warnings.warn(
+            f"action_scaling and actor.max_action={max_action} both stretch the actions: make the actor with "
+            "max_action=1, or pass action_scaling=False",
+            UserWarning,
+            stacklevel=3,
+        )

@@ -1,0 +1,212 @@
+"""What policies with Q networks share: masks, greedy actions, lagged networks, projections of distributions.
+
+Shapes: B batch, n actions, K atoms or quantiles.
+"""
+
+from typing import Any, Literal, Self
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+
+from rlpolicy.data.batch import Batch
+from rlpolicy.policy.options import require_counts, require_discrete, require_fractions, require_max_grad_norm
+from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.net.inputs import output_and_state
+from rlpolicy.utils.optim import hard_update, lagged_copy, polyak_update
+
+ModelName = Literal["model", "model_old"]
+
+
+class LaggedModel(nn.Module):
+    """A Q network ``model`` and, when it is wanted, the lagging copy ``model_old`` that gives the targets.
+
+    To be mixed into a policy, which calls :meth:`_set_model` in its constructor, :meth:`_before_step` and
+    :meth:`_after_step` around each step of its optimiser, and finds the network of its targets in ``target_model``.
+    """
+
+    model: nn.Module
+    model_old: nn.Module
+    """The lagging copy; does not exist without ``target_update_freq`` or ``tau``."""
+
+    def _set_model(self, model: nn.Module, target_update_freq: int, tau: float | None) -> None:
+        """Keep the network and make its copy; neither option given: there is none."""
+        self.model = model
+        self._freq, self.tau = target_update_freq, tau
+        self._target = target_update_freq > 0 or tau is not None
+        self._iter = 0
+        if self._target:
+            self.model_old = lagged_copy(model)
+
+    @property
+    def target_model(self) -> nn.Module:
+        """The network that values next states: ``model_old``, or ``model`` without it."""
+        return self.model_old if self._target else self.model
+
+    def train(self, mode: bool = True) -> Self:
+        """Set training or evaluation mode; the lagging copy stays in evaluation mode."""
+        super().train(mode)
+        if self._target:
+            self.model_old.eval()
+        return self
+
+    def sync_weight(self) -> None:
+        """Move the copy: θ' <- θ, or θ' <- τ θ + (1 - τ) θ' with ``tau``."""
+        if self.tau is None:
+            hard_update(self.model_old, self.model)
+        else:
+            polyak_update(self.model_old, self.model, self.tau)
+
+    def _before_step(self) -> None:
+        """Copy the network before updates 0, freq, 2 freq, ..."""
+        if self._freq > 0 and self._iter % self._freq == 0:
+            self.sync_weight()
+
+    def _after_step(self) -> None:
+        """Count the update, and let a soft copy follow it."""
+        self._iter += 1
+        if self.tau is not None:
+            self.sync_weight()
+
+
+def require_q_learning(
+    algorithm: str,
+    action_space: spaces.Space[Any],
+    *,
+    discount_factor: float,
+    estimation_step: int,
+    target_update_freq: int,
+    tau: float | None,
+    reward_normalization: bool,
+    max_grad_norm: float | None,
+) -> None:
+    """Check the options that all algorithms with a Discrete action space and a Q network have.
+
+    :raises ValueError: one is out of its range, or two contradict each other.
+    """
+    require_discrete(algorithm, action_space)
+    require_learning_options(
+        discount_factor=discount_factor,
+        estimation_step=estimation_step,
+        target_update_freq=target_update_freq,
+        tau=tau,
+        reward_normalization=reward_normalization,
+        max_grad_norm=max_grad_norm,
+    )
+
+
+def require_learning_options(
+    *,
+    discount_factor: float,
+    estimation_step: int,
+    target_update_freq: int,
+    tau: float | None,
+    reward_normalization: bool,
+    max_grad_norm: float | None,
+) -> None:
+    """:func:`require_q_learning` without the action space."""
+    require_fractions(discount_factor=discount_factor)
+    require_counts(estimation_step=estimation_step)
+    require_max_grad_norm(max_grad_norm)
+    if target_update_freq < 0:
+        raise InvalidArgument(f"target_update_freq must be at least 0, got {target_update_freq}")
+    if tau is not None:
+        require_fractions(tau=tau)
+        if target_update_freq > 0:
+            raise InvalidArgument(
+                f"tau={tau} and target_update_freq={target_update_freq} are two ways to move one target network: "
+                "pass tau (soft, after every update) or target_update_freq (a copy every so many updates)"
+            )
+    if reward_normalization:
+        raise InvalidArgument("reward_normalization: rewards of Q-learning cannot be normalised; scale them in the env")
+
+
+def reject_clip_loss_grad(algorithm: str, loss: str, clip_loss_grad: bool) -> None:
+    """For losses that have no squared error which the Huber loss could replace."""
+    if clip_loss_grad:
+        raise InvalidArgument(
+            f"clip_loss_grad=True has no meaning for {algorithm}, whose loss is {loss}: leave it out, "
+            "or limit the gradient's norm with max_grad_norm"
+        )
+
+
+def split_mask(obs: Any) -> tuple[Any, Any]:
+    """(what the network sees, which actions are allowed or None) of a batch of observations.
+
+    Observations with a field ``obs`` are an envelope: the network sees that field. A field ``mask`` says which
+    actions are allowed, (B, n).
+    """
+    if not isinstance(obs, Batch):
+        return obs, None
+    return (obs.obs if "obs" in obs else obs), (obs.mask if "mask" in obs else None)
+
+
+def call_model(model: nn.Module, obs: Any, state: Any = None, info: Any = None) -> tuple[Any, Any]:
+    """(output, next state) of a network that may return its output alone."""
+    return output_and_state(model(obs, state=state, info=info), state)
+
+
+def forbid(q: Tensor, mask: Any) -> Tensor:
+    """Q values with -inf for the actions that are not allowed.
+
+    :param q: (B, n), or (B, branches, n).
+    :param mask: array or tensor of q's shape, true where allowed; None: everything is. With a stack of frames, one
+        more axis after the first: the newest frame's counts.
+    """
+    if mask is None:
+        return q
+    allowed = torch.as_tensor(mask, device=q.device)
+    if allowed.dim() > q.dim():
+        allowed = allowed[:, -1]
+    return q.masked_fill(~allowed.bool(), -torch.inf)
+
+
+def greedy(q: Tensor, mask: Any) -> Tensor:
+    """The best allowed action, (B,) int64 (or (B, branches)), see :func:`forbid`.
+
+    Take values of it from ``q`` itself, not from the masked values: where an episode ended, the mask may allow
+    nothing, and -inf times the zero of a terminal state is no number.
+    """
+    return forbid(q, mask).argmax(dim=-1)
+
+
+def of_action(values: Tensor, act: Any) -> Tensor:
+    """The entries of one action per row: (B, n) -> (B,), or (B, n, K) -> (B, K).
+
+    :param act: (B,) integers, array or tensor.
+    """
+    index = torch.as_tensor(act, dtype=torch.int64, device=values.device)
+    if values.dim() == 2:
+        return values.gather(1, index.unsqueeze(1)).squeeze(1)
+    return values.gather(1, index.view(-1, 1, 1).expand(-1, 1, values.shape[2])).squeeze(1)
+
+
+def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
+    """1/B Σ w_i loss_i, all of shape (B,); without weights the mean."""
+    return losses.mean() if weight is None else (weight * losses).mean()
+
+
+def categorical_projection(support: Tensor, shifted: Tensor, probs: Tensor) -> Tensor:
+    """Bring a distribution whose atoms have moved back onto the fixed atoms (C51: arXiv:1707.06887, eq. 7).
+
+    ::
+
+        m_i = Σ_j clip(1 - |clip(T z_j, z_1, z_K) - z_i| / Δz, 0, 1) p_j
+
+    Each moved atom T z_j hands its probability to its two neighbours, in proportion to how near they are.
+
+    :param support: z, (K,), evenly spaced and rising.
+    :param shifted: T z, (B, K).
+    :param probs: p, (B, K).
+    :return: m, (B, K); rows have the same sums as those of ``probs``.
+    """
+    last = len(support) - 1
+    position = (shifted - support[0]) * (last / (support[-1] - support[0]))  # in units of Δz
+    position = position.clamp(0.0, last)
+    lower = position.floor().clamp(max=last - 1)
+    share = position - lower  # of the upper neighbour
+    index = lower.to(torch.int64)
+    m = torch.zeros_like(probs)
+    m.scatter_add_(1, index, probs * (1.0 - share))
+    m.scatter_add_(1, index + 1, probs * share)
+    return m

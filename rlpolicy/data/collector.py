@@ -7,7 +7,6 @@ from collections.abc import Callable
 from math import isfinite
 from typing import Any, NamedTuple
 
-import gymnasium as gym
 import numpy as np
 import torch
 
@@ -87,8 +86,6 @@ class Collector:
         *,
         check_finite: bool = True,
     ) -> None:
-        if isinstance(env, gym.Env) and not isinstance(env, gym.vector.VectorEnv):
-            warnings.warn("a single environment is wrapped in DummyVectorEnv", UserWarning, stacklevel=2)
         self.env = as_vector_env(env)
         self.env_num = len(self.env)
         self.policy = policy
@@ -356,17 +353,17 @@ class Collector:
     ) -> tuple[Any, Batch, Any]:
         """New episodes in rows ``ended``: observations, infos and policy state of all rows for the next step."""
         if self.exploration_noise:
-            self._restart_noise(ids[ended])
+            self._restart_noise(ended)
         obs, started = self._reset_rows(ids[ended], gym_reset_kwargs)
         if len(ended) == len(ids):
             return obs, started, zero_rows(state, ended)
         return put_rows(obs_next, ended, obs), put_rows(info, ended, started), zero_rows(state, ended)
 
-    def _restart_noise(self, env_ids: np.ndarray) -> None:
-        """Tell noise with a memory that these environments begin anew."""
+    def _restart_noise(self, rows: np.ndarray) -> None:
+        """Tell noise with a memory that these rows of the action batch begin anew."""
         reset_noise = getattr(self.policy, "reset_noise", None)
         if reset_noise is not None:
-            reset_noise(env_ids)
+            reset_noise(rows)
 
     @staticmethod
     def _without_surplus(ready: Ready, ended: np.ndarray, remaining: int) -> Ready:

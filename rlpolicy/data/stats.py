@@ -74,7 +74,8 @@ class InfoStats(DataclassPPrintMixin):
     gradient_step: int
     """Number of gradient steps so far."""
     best_reward: float
-    """Best mean undiscounted return of a test (0.0 when nothing was tested)."""
+    """Best mean undiscounted return of a test; without a test collector of an epoch's training episodes (0.0 when no
+    episode ended)."""
     best_reward_std: float
     """Population standard deviation of the returns in the best test."""
     train_step: int
@@ -97,7 +98,7 @@ class InfoStats(DataclassPPrintMixin):
     def __str__(self) -> str:
         head = f"Training ended: {self.stop_reason}" if self.stop_reason else "Training"
         rows: list[tuple[str, str]] = []
-        if self.test_episode:
+        if self.test_episode or self.train_episode:
             best = f"{self.best_reward:.5g} ± {self.best_reward_std:.3g} (epoch {self.best_epoch})"
             rows.append(("best reward", best))
         if self.best_score is not None:
@@ -320,7 +321,7 @@ class EpochStats(DataclassPPrintMixin):
     epoch: int
     """Number of the epoch, from 1."""
     train_collect_stat: CollectStatsBase
-    """The epoch's last training collect (offline: zeros)."""
+    """Everything the epoch collected for training (offline: zeros)."""
     test_collect_stat: CollectStats | None = None
     """The test at the end of the epoch; None when there was none."""
     training_stat: TrainingStats | None = None

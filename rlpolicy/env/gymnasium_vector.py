@@ -157,6 +157,9 @@ class GymnasiumVectorEnv(VectorEnvAdapter):
     An environment that resets in the same step and does not tell the final observation: its last known observation
     stands in for it, the info has ``final_obs_missing``, and a warning is given once.
 
+    gymnasium's own RecordEpisodeStatistics loses its statistics of running episodes when others are reset by a mask
+    (Gymnasium#1696); rlpolicy's collectors keep their own.
+
     Stepping some environments steps the others too, with a constant action, and these must then be reset. (In
     DummyVectorEnv they stand still. So their later episodes may start differently here.)
 
@@ -181,6 +184,7 @@ class GymnasiumVectorEnv(VectorEnvAdapter):
         self._last: Any = None
         """Last observations, kept until the environment has proved that it tells its final ones."""
         self._tells_final = self.mode is not AutoresetMode.SAME_STEP
+        self._has_started = False
         self._has_warned = False
         self._info: dict[str, Any] = {}
         self._torch_device: Any = None
@@ -351,10 +355,13 @@ class GymnasiumVectorEnv(VectorEnvAdapter):
                 + ": reset all, or use a vector environment with autoreset mode DISABLED"
             )
         else:
+            if not self._has_started:  # the others could not be stepped along otherwise
+                self.env.reset()
             mask = np.zeros(self.env_num, dtype=np.bool_)
             mask[ids] = True
             options["reset_mask"] = mask
         raw, info = self.env.reset(seed=seeds, options=options or None)
+        self._has_started = True
         self._note_device(raw)
         if not self._tells_final:
             self._last = copy.deepcopy(raw)

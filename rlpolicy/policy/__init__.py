@@ -2,13 +2,27 @@
 
 from rlpolicy.data.stats import TrainingStats
 from rlpolicy.policy.base import BasePolicy
+from rlpolicy.policy.modelfree.bdq import BranchingDQNPolicy
+from rlpolicy.policy.modelfree.c51 import C51Policy
 from rlpolicy.policy.modelfree.ddpg import DDPGPolicy
+from rlpolicy.policy.modelfree.dqn import DQNPolicy
+from rlpolicy.policy.modelfree.fqf import FQFPolicy
+from rlpolicy.policy.modelfree.iqn import IQNPolicy
+from rlpolicy.policy.modelfree.qrdqn import QRDQNPolicy
+from rlpolicy.policy.modelfree.rainbow import RainbowPolicy
 from rlpolicy.policy.random import MARLRandomPolicy, RandomActionPolicy, RandomPolicy
 
 __all__ = [
     "BasePolicy",
+    "BranchingDQNPolicy",
+    "C51Policy",
     "DDPGPolicy",
+    "DQNPolicy",
+    "FQFPolicy",
+    "IQNPolicy",
     "MARLRandomPolicy",
+    "QRDQNPolicy",
+    "RainbowPolicy",
     "RandomActionPolicy",
     "RandomPolicy",
     "TrainingStats",

@@ -3,13 +3,18 @@
 Shapes: B batch, n actions, K atoms or quantiles.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from gymnasium import spaces
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.options import require_counts, require_discrete, require_fractions, require_max_grad_norm
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.inputs import output_and_state
@@ -32,7 +37,7 @@ class LaggedModel(nn.Module):
     def _set_model(self, model: nn.Module, target_update_freq: int, tau: float | None) -> None:
         """Keep the network and make its copy; neither option given: there is none."""
         self.model = model
-        self._freq, self.tau = target_update_freq, tau
+        self.freq, self.tau = target_update_freq, tau
         self._target = target_update_freq > 0 or tau is not None
         self._iter = 0
         if self._target:
@@ -59,7 +64,7 @@ class LaggedModel(nn.Module):
 
     def _before_step(self) -> None:
         """Copy the network before updates 0, freq, 2 freq, ..."""
-        if self._freq > 0 and self._iter % self._freq == 0:
+        if self.freq > 0 and self._iter % self.freq == 0:
             self.sync_weight()
 
     def _after_step(self) -> None:
@@ -79,9 +84,10 @@ def require_q_learning(
     tau: float | None,
     reward_normalization: bool,
     max_grad_norm: float | None,
-) -> None:
+) -> int:
     """Check the options that all algorithms with a Discrete action space and a Q network have.
 
+    :return: the number of actions.
     :raises ValueError: one is out of its range, or two contradict each other.
     """
     require_discrete(algorithm, action_space)
@@ -93,6 +99,7 @@ def require_q_learning(
         reward_normalization=reward_normalization,
         max_grad_norm=max_grad_norm,
     )
+    return int(action_space.n)  # type: ignore[attr-defined]  # require_discrete has seen to it
 
 
 def require_learning_options(
@@ -186,6 +193,19 @@ def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
     return losses.mean() if weight is None else (weight * losses).mean()
 
 
+def atoms(num_atoms: int, v_min: float, v_max: float, like: nn.Module) -> nn.Parameter:
+    """K evenly spaced returns from v_min to v_max, in dtype and on device of a network's parameters; never trained.
+
+    :raises ValueError: fewer than two, or an empty range.
+    """
+    if num_atoms < 2:
+        raise InvalidArgument(f"num_atoms must be at least 2, got {num_atoms}")
+    if not v_min < v_max:
+        raise InvalidArgument(f"v_min must be below v_max, got {v_min} and {v_max}")
+    param = next(like.parameters(), torch.empty(0))
+    return nn.Parameter(torch.linspace(v_min, v_max, num_atoms).to(param), requires_grad=False)
+
+
 def categorical_projection(support: Tensor, shifted: Tensor, probs: Tensor) -> Tensor:
     """Bring a distribution whose atoms have moved back onto the fixed atoms (C51: arXiv:1707.06887, eq. 7).
 
@@ -210,3 +230,37 @@ def categorical_projection(support: Tensor, shifted: Tensor, probs: Tensor) -> T
     m.scatter_add_(1, index, probs * (1.0 - share))
     m.scatter_add_(1, index + 1, probs * share)
     return m
+
+
+def categorical_targets(
+    batch: Batch,
+    buffer: ReplayBuffer,
+    indices: NDArray[np.int64],
+    target_dist: Callable[[ReplayBuffer, NDArray[np.int64]], Tensor],
+    support: Tensor,
+    gamma: float,
+    n_step: int,
+) -> Batch:
+    """Set ``batch.returns``, the moved atoms T z, and ``batch.target_dist``, the projection m; both (B, K).
+
+    The n-step return is taken of each atom, so the atoms move by what really was received and shrink by gamma to the
+    number of steps that were really taken; behind termination all of them fall on the rewards' sum.
+
+    :param target_dist: called once, without gradients, with the buffer and the (B,) rows of the last steps; returns
+        the distribution of the return after them, (B, K).
+    """
+    probs = torch.empty(0)
+
+    def atoms_after(buffer: ReplayBuffer, last: NDArray[np.int64]) -> Tensor:
+        nonlocal probs
+        probs = target_dist(buffer, last)
+        return support.expand_as(probs)
+
+    batch = BasePolicy.compute_nstep_return(batch, buffer, indices, atoms_after, gamma, n_step)
+    batch.target_dist = categorical_projection(support, batch.returns, probs)
+    return batch
+
+
+def cross_entropy(target: Tensor, probs: Tensor) -> Tensor:
+    """-Σ_k m_k log p_k: (B, K), (B, K) -> (B,), in nats; 1e-8 keeps the logarithm of a vanishing p finite."""
+    return -(target * (probs + 1e-8).log()).sum(dim=1)

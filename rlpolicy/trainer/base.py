@@ -422,7 +422,7 @@ class BaseTrainer(ABC):
             self.save_best_fn(self.policy)
 
     def _stop_if_over(self) -> None:
-        if self._has_best and self._pleases(self.best_reward):
+        if not self.stop_reason and self._has_best and self._pleases(self.best_reward):
             self._stop("stop_fn")
         if self.total_steps is not None and self.env_step >= self.total_steps:
             self._stop("total_steps reached")

@@ -141,7 +141,8 @@ def seed_collector(collector: Collector, seeds: Seeds, name: str) -> None:
     """
     n = collector.env_num
     collector.env.seed(seeds.many(f"{name}_envs", n))
-    action_spaces = collector.env.action_space  # in this process, also where the environments are elsewhere
+    # env.seed gives an action space its environment's seed, so that both would draw the same numbers
+    action_spaces = collector.env.action_space
     for space, seed in zip(action_spaces, seeds.many(f"{name}_action_spaces", n), strict=True):
         space.seed(seed)
     collector.buffer.seed(seeds.one(f"{name}_buffer"))

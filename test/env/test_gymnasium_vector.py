@@ -278,6 +278,19 @@ def test_some_environments(kit: Any, mode: AutoresetMode) -> None:
     assert venv.step([0], 2)[0][0, 0] == 1
 
 
+@pytest.mark.parametrize("mode", MODES, ids=lambda m: m.name)
+def test_only_some_from_the_start(kit: Any, mode: AutoresetMode) -> None:
+    """The others have never been reset by the caller, nor need they be."""
+    venv = GymnasiumVectorEnv(SyncVectorEnv(kit.fns(length=2), autoreset_mode=mode))
+    assert venv.reset([2, 1], seed=[5, 6])[0].tolist() == [
+        kit.CountingEnv(length=2).reset(seed=seed)[0].tolist() for seed in (5, 6)
+    ]
+    for _ in range(3):
+        assert venv.step([0, 0], [1, 2])[0][:, 0].tolist() == [1, 1]
+        assert venv.step([0, 0], [1, 2])[0][:, 0].tolist() == [2, 2]
+        venv.reset([1, 2])
+
+
 def test_partial_step_of_boxed_actions() -> None:
     venv = GymnasiumVectorEnv(gym.make_vec("Pendulum-v1", num_envs=3, vectorization_mode="sync"))
     venv.reset(seed=0)

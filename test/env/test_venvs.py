@@ -27,7 +27,6 @@ OWN: dict[str, Any] = {
     "subproc": SubprocVectorEnv,
     "shmem": ShmemVectorEnv,
     "2 workers": lambda fns: SubprocVectorEnv(fns, num_workers=2),
-    "3 workers": lambda fns: ShmemVectorEnv(fns, num_workers=3),
     "wrapped": lambda fns: VectorEnvWrapper(DummyVectorEnv(fns)),
 }
 ALL: dict[str, Any] = {
@@ -181,7 +180,7 @@ class TestContract:
 @pytest.mark.parametrize("dict_obs", [False, True], ids=["box", "dict"])
 def test_same_data_as_dummy(kit: Any, make_own: Any, dict_obs: bool) -> None:
     want = kit.rollout(DummyVectorEnv(kit.fns(5, dict_obs=dict_obs)), 40)
-    assert kit.rollout(make_own(kit.fns(5, dict_obs=dict_obs)), 40) == want
+    assert kit.rollout(make_own(kit.fns(5, dict_obs=dict_obs)), 40) == want  # 5 on 2 workers: unequal shares
     kinds = {(bool(t[3]), bool(t[4])) for rows in want for t in rows[1:]}
     assert kinds == {(False, False), (True, False), (False, True), (True, True)}
 

@@ -70,6 +70,9 @@ def test_single_worker(kit: Any, make: Any) -> None:
     worker.close()
     worker.close()
     assert worker.is_closed
+    if isinstance(worker, SubprocEnvWorker):
+        with pytest.raises(RuntimeError, match="closed"):
+            worker.step(0)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -439,7 +439,7 @@ def test_bad_options_are_both_kinds_of_error(bad: dict[str, Any], match: str) ->
         ({"action_space": spaces.Discrete(3)}, r"continuous.*Box.*Discrete\(3\)"),
         ({"action_space": spaces.Discrete(3), "action_scaling": False}, "continuous"),
         ({"action_space": spaces.Box(-np.inf, np.inf, (A,))}, "bounded"),
-        ({"action_space": [BOX]}, "single"),
+        ({"action_space": [BOX]}, "continuous"),
         ({"action_bound_method": "sigmoid"}, "action_bound_method"),
         ({"max_grad_norm": 0.0}, "max_grad_norm"),
     ],

@@ -13,9 +13,10 @@ import torch
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.collector import AsyncCollector, Collector
 from rlpolicy.data.stats import CollectStats, EpochStats, InfoStats
-from rlpolicy.env.venvs import DummyVectorEnv
+from rlpolicy.env.venvs import DummyVectorEnv, SubprocVectorEnv
 from rlpolicy.exploration.random import GaussianNoise
 from rlpolicy.policy.modelfree.ddpg import DDPGPolicy, DDPGTrainingStats
+from rlpolicy.seeding import Seeds
 from rlpolicy.trainer import BaseTrainer, Callback, OffpolicyTrainer, offpolicy_trainer
 from rlpolicy.utils.logger.base import BaseLogger
 from rlpolicy.utils.net.common import Net
@@ -496,6 +497,7 @@ def trained(parts: Parts, make_ddpg: Any, seed: int | None, disturb: bool = Fals
     given = parts(policy, seed=seed, random_steps=8, max_epoch=2)
     if disturb:
         given["train_collector"].collect(n_step=2)
+        given["train_collector"].buffer.sample(3)
         given["train_collector"].reset_buffer()
         for draw in (random.random, np.random.random, lambda: torch.rand(3)):
             draw()
@@ -525,6 +527,30 @@ def test_every_environment_gets_a_seed_of_its_own(parts: Parts) -> None:
         space.sample()[0] for space in test.env.action_space
     ]
     assert len(set(actions)) == 4
+
+
+def test_random_actions_do_not_repeat_the_environments_numbers(parts: Parts) -> None:
+    given = parts(seed=0)
+    OffpolicyTrainer(**given).reset()
+    env = given["train_collector"].env
+    sample = env.action_space[0].sample()
+    env.seed(Seeds(0).many("train_envs", 2))
+    assert env.action_space[0].sample() != sample
+
+
+def test_random_actions_follow_the_seed_where_environments_live_elsewhere(parts: Parts, make_constant: Any) -> None:
+    def random_actions() -> Any:
+        policy = make_constant()
+        envs = SubprocVectorEnv([lambda: gym.make("Pendulum-v1")] * 2)
+        collector = Collector(policy, envs, VectorReplayBuffer(20, 2))
+        given = parts(policy, test=False, seed=3, random_steps=8, step_per_epoch=8, max_epoch=1, learning_starts=99)
+        OffpolicyTrainer(**{**given, "train_collector": collector}).run()
+        envs.close()
+        return collector.buffer[:].act
+
+    first = random_actions()
+    assert len(np.unique(first)) == 8
+    np.testing.assert_array_equal(first, random_actions())
 
 
 # -- a whole run on a real environment --------------------------------------------------------------------------------

@@ -130,6 +130,10 @@ class ReplayBuffer:
     def _index(self) -> int:
         return int(self._rings.cursor[0])
 
+    @_index.setter
+    def _index(self, row: int) -> None:
+        self._rings.cursor[0] = self._rings.ep_start[0] = row
+
     @property
     def _size(self) -> int:
         return len(self)
@@ -186,7 +190,11 @@ class ReplayBuffer:
             values["rew"] = np.asarray(as_storable(rew), np.float64)
         if type(terminated) is not np.ndarray or type(truncated) is not np.ndarray:
             terminated, truncated = as_storable(terminated), as_storable(truncated)
-        values["done"] = np.logical_or(terminated, truncated)
+        done = np.logical_or(terminated, truncated)
+        if done.ndim != batched and done.size == 1:  # flags that are arrays of one element
+            shape = (1,) * batched
+            terminated, truncated, done = (np.reshape(flag, shape) for flag in (terminated, truncated, done))
+        values["terminated"], values["truncated"], values["done"] = terminated, truncated, done
         if self._save_only_last_obs:
             last = (slice(None), -1) if batched else -1
             for key in ("obs", "obs_next"):
@@ -372,7 +380,11 @@ class ReplayBuffer:
 
         A full slice gives everything, oldest first; other slices cut the stored rows; ints and arrays are rows of the
         storage. Names that were never stored are empty Batches.
+
+        :raises KeyError: nothing was ever stored.
         """
+        if not self._storage.columns.__dict__:
+            raise KeyError(f"this {type(self).__name__} holds no transition: collect before reading")
         if isinstance(index, slice):
             rows = self._all_indices() if index == slice(None) else np.arange(len(self))[index]
         else:

@@ -122,6 +122,10 @@ class HERReplayBuffer(ReplayBuffer):
                 column[rows] = values
             self._originals = None
 
+    def _restore_cache(self) -> None:
+        """Put the original goals and rewards back, under Tianshou's name."""
+        self._settle()
+
     def get(self, index: Any, key: str, default_value: Any = None, stack_num: int | None = None) -> Any:
         """As the plain buffer's; an ``obs_next`` that is not stored takes the (relabelled) goal of its row."""
         value = super().get(index, key, default_value, stack_num)

@@ -290,13 +290,15 @@ class EnvProcess:
         return obs, info
 
     def _death(self) -> RuntimeError:
+        ids = ", ".join(map(str, self.env_ids))
+        if not self._end.alive:
+            return RuntimeError(f"the worker process of environment {ids} is closed: make a new one")
         self.process.join(_GRACE)
         code = self.process.exitcode
         how = f"exit code {code}"
         if code is not None and code < 0:
             with contextlib.suppress(ValueError):
                 how += f", {signal.Signals(-code).name}"
-        ids = ", ".join(map(str, self.env_ids))
         return RuntimeError(f"the worker process of environment {ids} has died ({how})")
 
     def _fail(self, error: Exception) -> NoReturn:

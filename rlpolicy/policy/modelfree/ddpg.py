@@ -1,12 +1,9 @@
 """Deep Deterministic Policy Gradient."""
 
-import copy
-import warnings
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -15,13 +12,21 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.exploration.random import BaseNoise, GaussianNoise
+from rlpolicy.exploration.random import BaseNoise
 from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
+from rlpolicy.policy.explore import NoisyActions
+from rlpolicy.policy.options import (
+    require_box,
+    require_counts,
+    require_fractions,
+    require_max_grad_norm,
+    warn_of_double_scaling,
+)
 from rlpolicy.utils.conversion import to_floats
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.inputs import output_and_state
-from rlpolicy.utils.optim import descend, frozen, polyak_update
+from rlpolicy.utils.optim import descend, frozen, lagged_copy, polyak_update
 
 
 @dataclass(kw_only=True)
@@ -37,7 +42,7 @@ class DDPGTrainingStats(TrainingStats):
 TDDPGTrainingStats = TypeVar("TDDPGTrainingStats", bound=DDPGTrainingStats)
 
 
-class DDPGPolicy(BasePolicy[DDPGTrainingStats]):
+class DDPGPolicy(NoisyActions, BasePolicy[DDPGTrainingStats]):
     """Deep Deterministic Policy Gradient (Lillicrap et al., arXiv:1509.02971).
 
     A critic Q(s, a) and an actor μ(s) learn from replay; slowly following copies Q', μ' give the targets::
@@ -86,14 +91,12 @@ class DDPGPolicy(BasePolicy[DDPGTrainingStats]):
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
     ) -> None:
-        if isinstance(action_space, spaces.Discrete | spaces.MultiDiscrete | spaces.MultiBinary):
-            raise ValueError(
-                f"DDPG needs a continuous action space (Box), got {action_space}: use an algorithm for discrete "
-                "actions, or a wrapper that makes the environment's actions continuous"
-            )
+        require_box("DDPG", action_space)
         if action_bound_method == "tanh":
             raise InvalidArgument('action_bound_method must be "clip" or None for DDPG: the actor has its own tanh')
-        _require_options(tau=tau, gamma=gamma, estimation_step=estimation_step, max_grad_norm=max_grad_norm)
+        require_fractions(tau=tau, gamma=gamma)
+        require_counts(estimation_step=estimation_step)
+        require_max_grad_norm(max_grad_norm)
         super().__init__(
             action_space=action_space,
             observation_space=observation_space,
@@ -101,19 +104,14 @@ class DDPGPolicy(BasePolicy[DDPGTrainingStats]):
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
         )
-        if action_scaling and not np.isclose(getattr(actor, "max_action", 1.0), 1.0):
-            warnings.warn(
-                f"action_scaling and actor.max_action={actor.max_action} both stretch the actions: make the actor with "
-                "max_action=1, or pass action_scaling=False",
-                UserWarning,
-                stacklevel=2,
-            )
+        warn_of_double_scaling(actor, action_scaling)
         self.actor, self.actor_optim = actor, actor_optim
+        self.actor_old = lagged_copy(actor)
         self.critic, self.critic_optim = critic, critic_optim
-        self.actor_old, self.critic_old = _lagged_copy(actor), _lagged_copy(critic)
+        self.critic_old = lagged_copy(critic)
         self.tau, self.gamma, self.estimation_step = tau, gamma, estimation_step
         self.max_grad_norm = max_grad_norm
-        self.set_exp_noise(GaussianNoise(sigma=0.1) if exploration_noise == "default" else exploration_noise)
+        self.set_exp_noise(exploration_noise)
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; the targets stay in evaluation mode."""
@@ -139,39 +137,6 @@ class DDPGPolicy(BasePolicy[DDPGTrainingStats]):
         net = self.actor if model == "actor" else self.actor_old
         act, hidden = output_and_state(net(batch.obs, state=state, info=batch.get("info")), state)
         return Batch(act=act, state=hidden)
-
-    def set_exp_noise(self, noise: BaseNoise | None) -> None:
-        """Set the exploration noise; None switches it off."""
-        self._exploration_noise = noise
-
-    def exploration_noise(self, act: Any, batch: Batch) -> Any:
-        """Add the exploration noise to raw actions, (B, A) array or tensor.
-
-        The sum is not clipped: :meth:`map_action` does that, and the buffer stores what was really proposed.
-        """
-        if self._exploration_noise is None:
-            return act
-        if isinstance(act, np.ndarray):
-            return act + self._exploration_noise(act.shape).astype(act.dtype, copy=False)
-        if isinstance(act, Tensor):
-            return act + torch.as_tensor(self._exploration_noise(act.shape), dtype=act.dtype, device=act.device)
-        warnings.warn(f"exploration noise can be added to arrays only, got {type(act).__name__}", stacklevel=2)
-        return act
-
-    def reset_noise(self, rows: NDArray[np.int64] | None = None) -> None:
-        """Make noise with a memory begin anew, in all rows of the action batch or those whose episode has ended."""
-        if self._exploration_noise is not None:
-            self._exploration_noise.reset(rows)
-
-    def step_to(self, env_step: int) -> None:
-        """Set the noise's scale to what its schedule says."""
-        if self._exploration_noise is not None:
-            self._exploration_noise.step_to(env_step)
-
-    def seed(self, seed: int | None = None) -> None:
-        """Restart the noise's generator."""
-        if self._exploration_noise is not None:
-            self._exploration_noise.seed(seed)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -211,18 +176,3 @@ class DDPGPolicy(BasePolicy[DDPGTrainingStats]):
         """θ' <- τ θ + (1 - τ) θ' for actor and critic."""
         polyak_update(self.actor_old, self.actor, self.tau)
         polyak_update(self.critic_old, self.critic, self.tau)
-
-
-def _lagged_copy(net: nn.Module) -> nn.Module:
-    """A copy in evaluation mode that no optimiser trains."""
-    return copy.deepcopy(net).requires_grad_(False).eval()
-
-
-def _require_options(tau: float, gamma: float, estimation_step: int, max_grad_norm: float | None) -> None:
-    for name, value in (("tau", tau), ("gamma", gamma)):
-        if not 0.0 <= value <= 1.0:
-            raise InvalidArgument(f"{name} must be in [0, 1], got {value}")
-    if estimation_step < 1:
-        raise InvalidArgument(f"estimation_step must be at least 1, got {estimation_step}")
-    if max_grad_norm is not None and not max_grad_norm > 0:
-        raise ValueError(f"max_grad_norm must be positive or None, got {max_grad_norm}")

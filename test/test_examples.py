@@ -1,0 +1,65 @@
+"""Every example runs, with settings that take a second or two."""
+
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+
+EXAMPLES = Path(__file__).parents[1] / "examples"
+RUNS = {
+    "ddpg_pendulum.py": "--epochs 1 --steps-per-epoch 240 --train-envs 2 --seed 3",
+    "ddpg_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
+    "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "own_loop.py": "--steps 600 --warmup 300",
+}
+
+
+@pytest.fixture(autouse=True)
+def _same_number_of_threads() -> Iterator[None]:
+    """Examples may set torch's threads for the whole process."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
+
+
+def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", [name, *RUNS[name].split()])
+    runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+
+
+def check_training(tmp_path: Path, printed: str) -> None:
+    assert "Epoch #1/1" in printed
+    assert "Training ended: max_epoch reached" in printed
+    assert list(tmp_path.glob("runs/**/events.out.tfevents*")), "no TensorBoard file was written"
+
+
+def test_pendulum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("ddpg_pendulum.py", tmp_path, monkeypatch)
+    check_training(tmp_path, capsys.readouterr().out)
+
+
+def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mujoco")
+    run("ddpg_mujoco.py", tmp_path, monkeypatch)
+    check_training(tmp_path, capsys.readouterr().out)
+    (weights,) = tmp_path.glob("runs/**/policy.pth")
+    assert "actor.last.model.0.weight" in torch.load(weights, weights_only=True)
+
+
+def test_own_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("own_loop.py", tmp_path, monkeypatch)
+    lines = capsys.readouterr().out.splitlines()
+    assert [int(line.split()[1]) for line in lines if line.startswith("step")] == [200, 400, 600]
+
+
+@pytest.mark.parametrize("name", sorted(path.name for path in EXAMPLES.glob("*.py")))
+def test_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "argv", [name, "--help"])
+    with pytest.raises(SystemExit) as end:
+        runpy.run_path(str(EXAMPLES / name), run_name="__main__")
+    assert end.value.code == 0
+    assert "--seed" in capsys.readouterr().out

@@ -33,7 +33,7 @@ def require_max_grad_norm(max_grad_norm: float | None) -> None:
 def require_box(algorithm: str, action_space: spaces.Space[Any]) -> None:
     """The action space must be continuous."""
     if isinstance(action_space, list | tuple):
-        raise TypeError(f"{algorithm} takes the action space of one environment: pass venv.action_space[0]")
+        raise ValueError(f"{algorithm} needs the continuous space of one environment: pass venv.action_space[0]")
     if not isinstance(action_space, spaces.Box):
         raise ValueError(
             f"{algorithm} needs a continuous action space (Box), got {action_space}: use an algorithm for discrete "
@@ -44,7 +44,7 @@ def require_box(algorithm: str, action_space: spaces.Space[Any]) -> None:
 def require_discrete(algorithm: str, action_space: spaces.Space[Any]) -> None:
     """The action space must be one choice among n."""
     if isinstance(action_space, list | tuple):
-        raise TypeError(f"{algorithm} takes the action space of one environment: pass venv.action_space[0]")
+        raise ValueError(f"{algorithm} needs the discrete space of one environment: pass venv.action_space[0]")
     if not isinstance(action_space, spaces.Discrete):
         raise ValueError(
             f"{algorithm} needs a Discrete action space, got {action_space}: use an algorithm for continuous actions, "

@@ -233,9 +233,10 @@ def vector_kinds() -> dict[str, Callable[[list[Callable[[], gym.Env]]], Any]]:
     for mode in AutoresetMode:
         kinds[f"sync-{mode.name}"] = lambda fns, m=mode: SyncVectorEnv(fns, autoreset_mode=m)
         kinds[f"async-{mode.name}"] = lambda fns, m=mode: AsyncVectorEnv(fns, autoreset_mode=m)
-        kinds[f"async-plain-{mode.name}"] = lambda fns, m=mode: AsyncVectorEnv(
-            fns, autoreset_mode=m, shared_memory=False
-        )
+        if mode is not AutoresetMode.NEXT_STEP:  # that one resets later: tested below
+            kinds[f"async-plain-{mode.name}"] = lambda fns, m=mode: AsyncVectorEnv(
+                fns, autoreset_mode=m, shared_memory=False
+            )
     return kinds
 
 
@@ -276,6 +277,23 @@ def test_same_transitions_in_every_vector_environment(kind: str) -> None:
             np.testing.assert_array_equal(given[0].info.t, expected[0].info.t)
         for a, b in zip(given[1:], expected[1:], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+def test_resets_that_take_a_step_change_no_transition() -> None:
+    """Without shared memory gymnasium's processes reset only in the next step: same episodes, a little behind."""
+    fns = [lambda n=n: Counting(n) for n in (2, 5, 3)]
+    expected = Collector(Scripted(), DummyVectorEnv(fns), VectorReplayBuffer(600, 3))
+    env = AsyncVectorEnv(fns, autoreset_mode=AutoresetMode.NEXT_STEP, shared_memory=False)
+    given = Collector(Scripted(), env, VectorReplayBuffer(600, 3))
+    expected.collect(n_step=90)
+    stats = given.collect(n_step=60)
+    given.env.close()
+    assert stats.n_collected_steps == len(given.buffer) >= 60
+    for theirs, ours in zip(expected.buffer.buffers, given.buffer.buffers, strict=True):
+        rows = len(ours)
+        assert 15 <= rows <= len(theirs)
+        for name in ("obs", "act", "rew", "terminated", "truncated", "done", "obs_next"):
+            np.testing.assert_array_equal(ours[:][name], theirs[:][name][:rows], err_msg=name)
 
 
 def test_vector_environment_that_can_only_reset_in_the_next_step() -> None:

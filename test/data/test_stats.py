@@ -142,7 +142,7 @@ def test_info_stats_print_for_people():
         "  time            61.2 s: collecting 11.0 s, updating 45.0 s, tests 5.0 s",
         "  speed           0 training steps/s",
     ]
-    untested = str(make_info(test_episode=0, stop_reason="", best_score=3.0))
+    untested = str(make_info(test_episode=0, train_episode=0, stop_reason="", best_score=3.0))
     assert "best reward" not in untested
     assert "best score" in untested
     assert untested.startswith("Training\n")

@@ -30,7 +30,7 @@ OWN: dict[str, Any] = {
     "wrapped": lambda fns: VectorEnvWrapper(DummyVectorEnv(fns)),
 }
 ALL: dict[str, Any] = {
-    **OWN,
+    **{kind: fn for kind, fn in OWN.items() if kind != "shmem"},  # "2 workers" has shared memory too, and forks less
     **{
         f"gymnasium {mode}": lambda fns, mode=mode: GymnasiumVectorEnv(
             gym.vector.SyncVectorEnv(fns, autoreset_mode=mode)

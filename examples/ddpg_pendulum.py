@@ -10,11 +10,12 @@ from torch.optim import Adam
 from torch.utils.tensorboard import SummaryWriter
 
 from rlpolicy import seed_everything
-from rlpolicy.data import Collector, VectorReplayBuffer
+from rlpolicy.data import Collector, InfoStats, VectorReplayBuffer
 from rlpolicy.env import DummyVectorEnv
 from rlpolicy.exploration import GaussianNoise
 from rlpolicy.policy import DDPGPolicy
-from rlpolicy.trainer import offpolicy_trainer
+from rlpolicy.trainer import BaseTrainer, offpolicy_trainer
+from rlpolicy.trainer.callbacks import Callback
 from rlpolicy.utils import TensorboardLogger
 from rlpolicy.utils.cli import parse_args
 from rlpolicy.utils.net.common import Net
@@ -39,6 +40,14 @@ class Args:
     """learning rate of both networks"""
     logdir: str = "runs/ddpg_pendulum"
     """TensorBoard folder"""
+
+
+class ShowLastEpoch(Callback):
+    """Callbacks see the trainer; here its history of ``EpochStats`` when training ends."""
+
+    def on_stop(self, trainer: BaseTrainer, info: InfoStats) -> None:
+        if trainer.history:
+            print(trainer.history[-1])
 
 
 def main(args: Args) -> None:
@@ -74,6 +83,7 @@ def main(args: Args) -> None:
         seed=args.seed,
         stop_fn=lambda mean_reward: mean_reward >= args.target,
         logger=TensorboardLogger(SummaryWriter(args.logdir)),
+        callbacks=[ShowLastEpoch()],
     )
     print(info)
 

@@ -47,8 +47,7 @@ def main(args: Args) -> list[float]:
     returns: list[float] = []
     obs, info = env.reset(seed=args.seed)
     for step in range(args.steps):
-        batch = Batch(obs=obs[None], info=info)
-        act = policy.exploration_noise(policy(batch).act.detach().numpy(), batch)[0]
+        act = policy.act(obs[None], explore=True)[0]
         obs_next, rew, terminated, truncated, info = env.step(policy.map_action(act))
         _, ep_rew, _, _ = buffer.add(
             Batch(obs=obs, act=act, rew=rew, terminated=terminated, truncated=truncated, obs_next=obs_next, info=info)

@@ -55,7 +55,7 @@ class Collector:
     """Lets a policy act in environments and stores what happens.
 
     Each step: ``act = policy(Batch(obs, info), state).act``, with exploration noise when asked for; the raw ``act`` is
-    stored, ``policy.map_action(act)`` goes to the environments. The stored ``obs_next`` of an episode's last step is the
+    stored, ``policy.map_action(act)`` goes to the environments. ``obs_next`` of an episode's last step is the
     observation that was reached, never the next episode's first one.
 
     :param policy: anything with the :class:`~rlpolicy.data.types.Policy` protocol.

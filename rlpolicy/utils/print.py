@@ -54,7 +54,8 @@ def aligned_lines(data: Any, indent: int) -> list[str]:
     for name, value in pairs:
         text = readable(value)
         if text is None:
-            lines += [" " * indent + name, *aligned_lines(value, indent + 2)]
+            kind = f" ({type(value).__name__})" if isinstance(value, DataclassPPrintMixin) else ""
+            lines += [" " * indent + name + kind, *aligned_lines(value, indent + 2)]
         else:
             lines.append(f"{' ' * indent}{name:<{width}}  {text}")
     return lines

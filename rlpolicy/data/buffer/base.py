@@ -56,6 +56,9 @@ class ReplayBuffer:
     ) -> None:
         if size < 0:
             raise InvalidArgument(f"size must not be negative, got {size}")
+        for name in ("device", "memmap"):
+            if kwargs.get(name) not in (None, "cpu"):
+                raise ValueError(f"{name}={kwargs[name]!r}: this version keeps transitions in host memory only")
         self._configure(stack_num, ignore_obs_next, save_only_last_obs, sample_avail, obs_dtype, seed)
         self._lay_out(Rings([size]))
 

@@ -77,10 +77,9 @@ def _copied(x: dict[str, Any] | Batch) -> Batch:
 
 # -- HDF5 ----------------------------------------------------------------------------------------------------
 #
-# A dict or Batch is a group. In it, tensors and arrays are datasets; int, float, bool, str and None are
-# attributes; # all else is JSON text in a dataset of bytes. The attribute __data_type__ tells what an item
-# is, __key__ the key if # HDF5 does not allow it as a name. Nothing is pickled, and pickled values
-# (Tianshou's files may have some) are refused.
+# A dict or Batch is a group. In it, tensors and arrays are datasets; int, float, bool, str and None are attributes;
+# all else is JSON text in a dataset of bytes. The attribute __data_type__ tells what an item is, __key__ the key if
+# HDF5 does not allow it as a name. Nothing is pickled, and pickled values (Tianshou's files may have some) are refused.
 
 KIND, KEY = "__data_type__", "__key__"
 LONGEST_ATTRIBUTE = 8192

@@ -76,23 +76,21 @@ def _input(critic: Any, obs: Any, act: Any) -> Tensor:
 def _chain(critic: Any) -> Chain | None:
     """The layers of a critic that does nothing but pass its input through them; None for any other."""
     kind = type(critic)
-    if kind is continuous.Critic:
-        if critic.apply_preprocess_net_to_obs_only:
-            return None
-    elif kind is not discrete.Critic:
+    if not (kind is discrete.Critic or (kind is continuous.Critic and not critic.apply_preprocess_net_to_obs_only)):
         return None
-    net, last = critic.preprocess, critic.last
+    net, last = critic._modules["preprocess"], critic._modules["last"]  # looked up often: three times as fast
     wrappers = [critic, net, last]
     if type(net) is Net:
-        if net.use_dueling or net.softmax or net.num_atoms > 1 or (net.obs_key is not None):
+        if net.use_dueling or net.softmax or net.num_atoms > 1 or net.obs_key is not None:
             return None
-        net = net.model
+        net = net._modules["model"]
         wrappers.append(net)
     if type(net) is not MLP or type(last) is not MLP:
         return None
-    chain = [*net.model._modules.values(), *last.model._modules.values()]
-    if any(m._forward_hooks or m._forward_pre_hooks or m._backward_hooks for m in (*wrappers, *chain)):
-        return None
+    chain = [*net._modules["model"]._modules.values(), *last._modules["model"]._modules.values()]
+    for module in (*wrappers, *chain):
+        if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            return None
     return chain
 
 

@@ -13,10 +13,12 @@ EXTRAS = {
     "hdf5": ["h5py>=3.8"],
     "wandb": ["wandb>=0.16"],
     "envpool": ["envpool>=1.2"],
+    "ray": ["ray>=2.9"],
+    "box2d": ["gymnasium[box2d]>=1.1"],
     "test": ["pytest>=7.4", "pytest-cov>=4.1", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
-EXTRAS["all"] = sorted({req for name in ("mujoco", "hdf5", "wandb", "envpool") for req in EXTRAS[name]})
+EXTRAS["all"] = sorted({req for name in ("mujoco", "box2d", "hdf5", "wandb", "envpool", "ray") for req in EXTRAS[name]})
 
 setup(
     name="rlpolicy",

@@ -258,7 +258,7 @@ class Collector:
         obs_next, rew, terminated, truncated, infos = results
         obs_next, info = as_rows(obs_next), stack_dicts(list(infos))
         state = frame.__dict__.pop("state", None)
-        fresh = self.env.reset_rows
+        fresh = getattr(self.env, "reset_rows", None)
         if fresh is not None:
             return self._step_with_fresh(ids, frame, (obs_next, rew, terminated, truncated, info), state, fresh)
         if self.check_finite:

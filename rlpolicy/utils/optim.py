@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -41,6 +41,23 @@ def descend(
         norm = nn.utils.clip_grad_norm_(clipped, max_grad_norm)
     optim.step()
     return norm
+
+
+def descend_each(optims: Sequence[Optimizer], loss: Tensor, max_grad_norm: float | None = None) -> None:
+    """One step of several optimisers from a sum of losses that each belong to one of them, by a single backward pass.
+
+    :param loss: a scalar.
+    :param max_grad_norm: rescale the gradients of each optimiser's parameters so that their joint L2 norm is at most
+        this; None: leave them.
+    """
+    optims = list(dict.fromkeys(optims))  # one may have been given for all
+    for optim in optims:
+        optim.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    for optim in optims:
+        if max_grad_norm is not None:
+            nn.utils.clip_grad_norm_([p for group in optim.param_groups for p in group["params"]], max_grad_norm)
+        optim.step()
 
 
 def optim_step(

@@ -1,0 +1,82 @@
+"""Random actions inside an update: the squashed Gaussian of SAC, the smoothed target action of TD3."""
+
+import math
+from typing import Any
+
+import torch
+from gymnasium import spaces
+from torch import Tensor, nn
+from torch.distributions import Independent, Normal
+from torch.nn import functional as F
+
+from rlpolicy.data.batch import Batch
+from rlpolicy.policy.action import BoundMethod
+from rlpolicy.utils.net.inputs import output_and_state
+
+
+def log_tanh_slope(u: Tensor) -> Tensor:
+    """log(d tanh(u) / du) = log(1 - tanh²u) = 2 (log 2 - u - log(1 + e^(-2u))).
+
+    As written on the right it is accurate for every u; as in the middle, nothing is left of it beyond |u| = 9 in
+    float32, where tanh u rounds to 1.
+    """
+    return 2.0 * (math.log(2.0) - u + F.logsigmoid(2.0 * u))
+
+
+def squashed_gaussian(mu: Tensor, sigma: Tensor, sample: bool = True) -> tuple[Tensor, Tensor]:
+    """a = tanh(u) with u ~ N(μ, σ²), and its log-density (Haarnoja et al., arXiv:1801.01290, appendix C)::
+
+        log π(a) = Σ_i log N(u_i; μ_i, σ_i) - log(1 - tanh²u_i)
+
+    Gradients flow into μ and σ through the action (u = μ + σ ε).
+
+    :param mu: (B, A).
+    :param sigma: (B, A), positive.
+    :param sample: False: u = μ.
+    :return: the action in [-1, 1], (B, A), and its log-density, (B, 1).
+    """
+    u = mu
+    log_density = -sigma.log() - 0.5 * math.log(2.0 * math.pi)
+    if sample:
+        noise = torch.randn_like(mu)
+        u = mu + sigma * noise
+        log_density = log_density - 0.5 * noise.square()
+    return torch.tanh(u), (log_density - log_tanh_slope(u)).sum(dim=-1, keepdim=True)
+
+
+def act_squashed(actor: nn.Module, batch: Batch, state: Any, sample: bool) -> Batch:
+    """Actions of a policy whose actor gives mean and standard deviation of a Gaussian that tanh squashes.
+
+    :param actor: (obs, state=, info=) -> ((μ, σ), next state).
+    :param batch: ``obs`` (B, O), and ``info``.
+    :return: ``logits``, μ and σ, (2, B, A); ``act`` in [-1, 1], (B, A); ``state``; ``dist``, the Gaussian before tanh;
+        ``log_prob`` of ``act``, (B, 1).
+    """
+    (mu, sigma), hidden = output_and_state(actor(batch.obs, state=state, info=batch.get("info")), state)
+    act, log_prob = squashed_gaussian(mu, sigma, sample)
+    dist = Independent(Normal(mu, sigma, validate_args=False), 1, validate_args=False)
+    return Batch(logits=torch.stack((mu, sigma)), act=act, state=hidden, dist=dist, log_prob=log_prob)
+
+
+def smoothed(act: Tensor, sigma: float, clip: float, low: Tensor, high: Tensor) -> Tensor:
+    """a + clip(ε, -c, c) with ε ~ N(0, σ²), brought back into [low, high] (Fujimoto et al., arXiv:1802.09477,
+    section 5.3).
+
+    Without the last step the critic would be asked about actions that can never be taken.
+
+    :param act: (B, A).
+    :param sigma: standard deviation.
+    :param clip: c; 0: the noise is not limited.
+    """
+    noise = torch.randn_like(act) * sigma
+    if clip > 0.0:
+        noise = noise.clamp(-clip, clip)
+    return torch.clamp(act + noise, low, high)
+
+
+def raw_action_range(action_space: spaces.Space[Any], scaling: bool, bound_method: BoundMethod) -> tuple[Tensor, Tensor]:
+    """Where raw actions can have an effect: [-1, 1], or the Box itself for a policy that neither scales nor bounds."""
+    if scaling or bound_method is not None or not isinstance(action_space, spaces.Box):
+        return torch.tensor(-1.0), torch.tensor(1.0)
+    low, high = (torch.as_tensor(bound, dtype=torch.float32).flatten() for bound in (action_space.low, action_space.high))
+    return low, high

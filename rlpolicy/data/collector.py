@@ -256,7 +256,7 @@ class Collector:
         frame, action = self._act(ready, random)
         ids, frame, results = self._send(ready.ids, frame, action)
         obs_next, rew, terminated, truncated, infos = results
-        obs_next, info = as_rows(obs_next), stack_dicts(list(infos))
+        obs_next, info = as_rows(obs_next), self._info_columns(infos, ids)
         state = frame.__dict__.pop("state", None)
         fresh = getattr(self.env, "reset_rows", None)
         if fresh is not None:
@@ -341,6 +341,15 @@ class Collector:
     def _send(self, ids: np.ndarray, frame: Batch, action: Any) -> tuple[np.ndarray, Batch, tuple[Any, ...]]:
         """Step the environments: whose results these are, what they had been asked, and the results."""
         return ids, frame, self.env.step(action, ids)
+
+    @staticmethod
+    def _info_columns(infos: Any, ids: np.ndarray) -> Batch:
+        """The infos of a step as columns."""
+        if all(
+            len(info) == 1 and "env_id" in info for info in infos
+        ):  # environments that say nothing: only the id that was added
+            return Batch.wrap({"env_id": ids.copy()})
+        return stack_dicts(list(infos))
 
     def _restart(
         self,

@@ -5,11 +5,15 @@ from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.modelfree.bdq import BranchingDQNPolicy
 from rlpolicy.policy.modelfree.c51 import C51Policy
 from rlpolicy.policy.modelfree.ddpg import DDPGPolicy
+from rlpolicy.policy.modelfree.discrete_sac import DiscreteSACPolicy
 from rlpolicy.policy.modelfree.dqn import DQNPolicy
 from rlpolicy.policy.modelfree.fqf import FQFPolicy
 from rlpolicy.policy.modelfree.iqn import IQNPolicy
 from rlpolicy.policy.modelfree.qrdqn import QRDQNPolicy
 from rlpolicy.policy.modelfree.rainbow import RainbowPolicy
+from rlpolicy.policy.modelfree.redq import REDQPolicy
+from rlpolicy.policy.modelfree.sac import SACPolicy
+from rlpolicy.policy.modelfree.td3 import TD3Policy
 from rlpolicy.policy.random import MARLRandomPolicy, RandomActionPolicy, RandomPolicy
 
 __all__ = [
@@ -18,12 +22,16 @@ __all__ = [
     "C51Policy",
     "DDPGPolicy",
     "DQNPolicy",
+    "DiscreteSACPolicy",
     "FQFPolicy",
     "IQNPolicy",
     "MARLRandomPolicy",
     "QRDQNPolicy",
+    "REDQPolicy",
     "RainbowPolicy",
     "RandomActionPolicy",
     "RandomPolicy",
+    "SACPolicy",
+    "TD3Policy",
     "TrainingStats",
 ]

@@ -203,7 +203,8 @@ def atoms(num_atoms: int, v_min: float, v_max: float, like: nn.Module) -> nn.Par
     if not v_min < v_max:
         raise InvalidArgument(f"v_min must be below v_max, got {v_min} and {v_max}")
     param = next(like.parameters(), torch.empty(0))
-    return nn.Parameter(torch.linspace(v_min, v_max, num_atoms).to(param), requires_grad=False)
+    support = torch.linspace(v_min, v_max, num_atoms, dtype=param.dtype, device=param.device)
+    return nn.Parameter(support, requires_grad=False)
 
 
 def categorical_projection(support: Tensor, shifted: Tensor, probs: Tensor) -> Tensor:

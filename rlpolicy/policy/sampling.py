@@ -74,9 +74,13 @@ def smoothed(act: Tensor, sigma: float, clip: float, low: Tensor, high: Tensor) 
     return torch.clamp(act + noise, low, high)
 
 
-def raw_action_range(action_space: spaces.Space[Any], scaling: bool, bound_method: BoundMethod) -> tuple[Tensor, Tensor]:
+def raw_action_range(
+    action_space: spaces.Space[Any], scaling: bool, bound_method: BoundMethod
+) -> tuple[Tensor, Tensor]:
     """Where raw actions can have an effect: [-1, 1], or the Box itself for a policy that neither scales nor bounds."""
     if scaling or bound_method is not None or not isinstance(action_space, spaces.Box):
         return torch.tensor(-1.0), torch.tensor(1.0)
-    low, high = (torch.as_tensor(bound, dtype=torch.float32).flatten() for bound in (action_space.low, action_space.high))
+    low, high = (
+        torch.as_tensor(bound, dtype=torch.float32).flatten() for bound in (action_space.low, action_space.high)
+    )
     return low, high

@@ -65,7 +65,7 @@ class Temperature(nn.Module):
 
     :param alpha: a number not below 0, "auto", or an :data:`AlphaTuple`.
     :param action_space: gives the target entropy of "auto".
-    :param device: where "auto" makes log α.
+    :param actor: "auto" makes log α on the device of its parameters.
     :raises ValueError: none of these, or a log α that cannot be learned.
     """
 
@@ -73,10 +73,10 @@ class Temperature(nn.Module):
     log_alpha: Tensor
     optim: Optimizer
 
-    def __init__(self, alpha: Alpha, action_space: spaces.Space[Any], device: torch.device | None = None) -> None:
+    def __init__(self, alpha: Alpha, action_space: spaces.Space[Any], actor: nn.Module) -> None:
         super().__init__()
         if isinstance(alpha, str) and alpha == "auto":
-            alpha = auto_alpha(action_space, device=device)
+            alpha = auto_alpha(action_space, device=next(actor.parameters(), torch.empty(0)).device)
         self.is_auto = isinstance(alpha, tuple)
         if isinstance(alpha, tuple):
             self.target_entropy, self.log_alpha, self.optim = _checked(alpha)

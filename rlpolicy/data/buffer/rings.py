@@ -206,6 +206,10 @@ class _Part(Rings):
         self.total = int(self.capacity[0])
         self._finish_init()
 
+    def __reduce__(self) -> tuple[type["_Part"], tuple[Rings, int]]:
+        """Copies and pickles are views again, of the copied parent."""
+        return _Part, (self.parent, self.i)
+
     @property
     def ep_rew(self) -> np.ndarray:  # type: ignore[override]
         """A view, looked up each time: the parent changes its array when rewards turn out to be vectors."""

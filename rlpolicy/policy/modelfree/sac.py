@@ -22,7 +22,6 @@ from rlpolicy.policy.sampling import act_squashed
 from rlpolicy.policy.temperature import Alpha, Temperature, Tempered
 from rlpolicy.utils.conversion import to_floats
 from rlpolicy.utils.net.batched import q_values
-from rlpolicy.utils.net.inputs import device_of
 from rlpolicy.utils.optim import descend, descend_each, frozen, lagged_copy, polyak_update
 
 
@@ -130,12 +129,12 @@ class SACPolicy(Tempered, NoisyActions, BasePolicy[SACTrainingStats]):
         self.critic_old = lagged_copy(critic)
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self.critic2_old = lagged_copy(self.critic2)
-        self.temperature = Temperature(alpha, action_space, device_of(actor))
+        self.temperature = Temperature(alpha, action_space, actor)
         self.tau, self.gamma, self.estimation_step = tau, gamma, estimation_step
         self.deterministic_eval = deterministic_eval
         self.max_grad_norm = max_grad_norm
         self.set_exp_noise(exploration_noise)
-        self.register_load_state_dict_pre_hook(ignore_actor_old)
+        self.register_load_state_dict_pre_hook(ignore_actor_old)  # type: ignore[no-untyped-call]
 
     def train(self, mode: bool = True) -> Self:
         """Set training or evaluation mode; the targets stay in evaluation mode."""
@@ -147,12 +146,13 @@ class SACPolicy(Tempered, NoisyActions, BasePolicy[SACTrainingStats]):
     # -- acting -----------------------------------------------------------------------------------------------------
 
     def forward(self, batch: Batch, state: Any = None, **kwargs: Any) -> Batch:
-        """a ~ π(·|s), or tanh(μ(s)) in evaluation mode with ``deterministic_eval``.
+        """a ~ π(·|s), or tanh(μ(s)) in evaluation mode with ``deterministic_eval``; updates always sample.
 
         :param batch: ``obs`` (B, O) and ``info``.
         :return: see :func:`~rlpolicy.policy.sampling.act_squashed`.
         """
-        return act_squashed(self.actor, batch, state, sample=self.training or not self.deterministic_eval)
+        sample = self.training or self.updating or not self.deterministic_eval
+        return act_squashed(self.actor, batch, state, sample)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -165,7 +165,8 @@ class SACPolicy(Tempered, NoisyActions, BasePolicy[SACTrainingStats]):
         obs_next = buffer.get(indices, "obs_next")
         result = self(Batch(obs=obs_next, info=None))
         q = q_values((self.critic_old, self.critic2_old), obs_next, result.act).flatten(1).amin(dim=0)
-        return q - self.alpha * result.log_prob.flatten()
+        log_prob: Tensor = result.log_prob.flatten()
+        return q - self.alpha * log_prob
 
     def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> SACTrainingStats:
         """One update of critics, actor, temperature and targets.
@@ -188,10 +189,11 @@ class SACPolicy(Tempered, NoisyActions, BasePolicy[SACTrainingStats]):
         alpha_loss = self.temperature.update(-log_prob)
         self.sync_weight()
         batch.weight = td.mean(dim=0)
-        losses = dict(actor_loss=actor_loss, critic1_loss=critic_losses[0], critic2_loss=critic_losses[1])
+        losses = {"actor_loss": actor_loss, "critic1_loss": critic_losses[0], "critic2_loss": critic_losses[1]}
         if alpha_loss is not None:
             losses["alpha_loss"] = alpha_loss
-        return SACTrainingStats(**to_floats(alpha=self.alpha, **losses))  # waits for the device, once
+        floats = to_floats(alpha=self.alpha, **losses)  # waits for the device, once
+        return SACTrainingStats(**floats)  # type: ignore[arg-type]  # names of fields
 
     def sync_weight(self) -> None:
         """θ' <- τ θ + (1 - τ) θ' for both critics."""

@@ -81,6 +81,9 @@ class TD3Policy(NoisyActions, BasePolicy[TD3TrainingStats]):
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     """
 
+    _act_low: Tensor
+    _act_high: Tensor
+
     def __init__(
         self,
         *,
@@ -137,7 +140,7 @@ class TD3Policy(NoisyActions, BasePolicy[TD3TrainingStats]):
         self.register_buffer("_act_low", low, persistent=False)
         self.register_buffer("_act_high", high, persistent=False)
         self._cnt = 0
-        self._last = 0.0
+        self._last_losses: dict[str, float] = {}
         self.set_exp_noise(exploration_noise)
 
     def train(self, mode: bool = True) -> Self:
@@ -175,7 +178,7 @@ class TD3Policy(NoisyActions, BasePolicy[TD3TrainingStats]):
         """min_i Q'_i(s', a') of the observations after some rows: (B,)."""
         obs_next = buffer.get(indices, "obs_next")
         act = self(Batch(obs=obs_next, info=None), model="actor_old").act
-        act = smoothed(act, self.policy_noise, self.noise_clip, self._act_low, self._act_high)  # type: ignore[arg-type]
+        act = smoothed(act, self.policy_noise, self.noise_clip, self._act_low, self._act_high)
         return q_values((self.critic_old, self.critic2_old), obs_next, act).flatten(1).amin(dim=0)
 
     def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> TD3TrainingStats:
@@ -189,20 +192,18 @@ class TD3Policy(NoisyActions, BasePolicy[TD3TrainingStats]):
         q = q_values((self.critic, self.critic2), batch.obs, batch.act).flatten(1)
         critic_losses, td = squared_td(q, batch.returns, batch.get("weight"))
         descend_each((self.critic_optim, self.critic2_optim), critic_losses.sum(), self.max_grad_norm)
-        actor_loss: Tensor | float = self._last
+        losses = {"critic1_loss": critic_losses[0], "critic2_loss": critic_losses[1]}
         if self._cnt % self.update_actor_freq == 0:
             # J = 1/B Σ Q_1(s, μ(s))           Q is frozen: its own gradient would be thrown away.
             act = self(batch).act
             with frozen(self.critic):
-                actor_loss = -self.critic(batch.obs, act).mean()
-            descend(self.actor_optim, actor_loss, max_grad_norm=self.max_grad_norm)
+                losses["actor_loss"] = -self.critic(batch.obs, act).mean()
+            descend(self.actor_optim, losses["actor_loss"], max_grad_norm=self.max_grad_norm)
             self.sync_weight()
         self._cnt += 1
         batch.weight = td.mean(dim=0)
-        # waits for the device, once
-        losses = to_floats(actor_loss=actor_loss, critic1_loss=critic_losses[0], critic2_loss=critic_losses[1])
-        self._last = losses["actor_loss"]
-        return TD3TrainingStats(**losses)
+        self._last_losses |= to_floats(**losses)  # waits for the device, once
+        return TD3TrainingStats(**self._last_losses)  # type: ignore[arg-type]  # names of fields
 
     def sync_weight(self) -> None:
         """θ' <- τ θ + (1 - τ) θ' for the actor and both critics."""

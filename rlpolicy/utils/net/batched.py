@@ -85,7 +85,7 @@ def _chain(critic: Any) -> Chain | None:
     if type(net) is Net:
         if net.use_dueling or net.softmax or net.num_atoms > 1 or net.obs_key is not None:
             return None
-        net = net._modules["model"]
+        net = net.model
         wrappers.append(net)
     if type(net) is not MLP or type(last) is not MLP:
         return None

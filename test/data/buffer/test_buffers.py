@@ -182,6 +182,11 @@ def test_wrong_input_is_refused_and_leaves_the_buffer_whole(kind: str) -> None:
     bad_act.act = np.zeros((envs, 3))
     with pytest.raises(ValueError, match=r"act of one transition has shape \(3,\), but this buffer holds \(\)"):
         buffer.add(bad_act, buffer_ids=ids)
+    if envs > 1:
+        bad_length = Batch(rows, copy=True)
+        bad_length.act = bad_length.act[:1]
+        with pytest.raises(ValueError, match=r"act has shape \(1,\), but there are 2 transitions"):
+            buffer.add(bad_length, buffer_ids=ids)
     missing = Batch({k: v for k, v in rows.items() if k != "rew"})
     with pytest.raises(AssertionError, match="missing: rew"):
         buffer.add(missing, buffer_ids=ids)

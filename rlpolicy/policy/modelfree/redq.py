@@ -173,7 +173,7 @@ class REDQPolicy(Tempered, NoisyActions, BasePolicy[REDQTrainingStats]):
         """min_{i in J} Q'_i(s', a') - α log π(a'|s') of the observations after some rows: (B,)."""
         obs_next = buffer.get(indices, "obs_next")
         result = self(Batch(obs=obs_next, info=None))
-        q = self.critic_old(obs_next, result.act)  # (N, B, 1)
+        q: Tensor = self.critic_old(obs_next, result.act)  # (N, B, 1)
         if len(q) != self.ensemble_size:
             raise ValueError(
                 f"critic must give Q values of shape (ensemble_size={self.ensemble_size}, B, 1), got {tuple(q.shape)}: "

@@ -89,7 +89,7 @@ def _chain(critic: Any) -> Chain | None:
         wrappers.append(net)
     if type(net) is not MLP or type(last) is not MLP:
         return None
-    chain = [*net._modules["model"]._modules.values(), *last._modules["model"]._modules.values()]
+    chain = [*net.model, *last.model]
     for module in (*wrappers, *chain):
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
             return None

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.common import MLP, BaseActor, TLinearLayer, get_output_dim
@@ -94,6 +95,7 @@ class Critic(DeviceModule):
     :param apply_preprocess_net_to_obs_only: the observation alone enters ``preprocess_net``, unflattened, and
         the action is joined with its features; so an actor's preprocess network can be shared.
     :param obs_key: for observations with keys: the entry, or the entries to join, that the critic sees.
+    :param num_quantiles: M, how many quantiles of the return are given in place of its mean, e.g. for TQC.
     """
 
     def __init__(
@@ -107,13 +109,14 @@ class Critic(DeviceModule):
         apply_preprocess_net_to_obs_only: bool = False,
         *,
         obs_key: ObsKey = None,
+        num_quantiles: int = 1,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess_net
-        self.output_dim = 1
+        self.output_dim = num_quantiles
         self.last = MLP(
             get_output_dim(preprocess_net, preprocess_net_output_dim),
-            1,
+            num_quantiles,
             hidden_sizes,
             device=device,
             linear_layer=linear_layer,
@@ -124,7 +127,7 @@ class Critic(DeviceModule):
         self.place(device)
 
     def forward(self, obs: Any, act: ArrayLike | None = None, info: Any = None) -> Tensor:
-        """(B, O), (B, A) -> (B, 1); an ensemble gives (E, B, 1)."""
+        """(B, O), (B, A) -> (B, 1); an ensemble gives (E, B, 1). With quantiles (B, M) and (E, B, M)."""
         if self.obs_key is not None:
             obs = pick_obs(obs, self.obs_key, self.device)
         if self.apply_preprocess_net_to_obs_only:
@@ -136,6 +139,59 @@ class Critic(DeviceModule):
         if act is not None:
             x = torch.cat([x, flat(as_input(act, self.device))], dim=1)
         return self.last(output_and_state(self.preprocess(x), None)[0])  # type: ignore[no-any-return]
+
+
+class BatchRenorm(nn.BatchNorm1d):
+    """Batch normalisation whose training agrees with its evaluation (Ioffe, arXiv:1702.03275, eq. 2 to 5).
+
+    The statistics of the batch, μ and σ, are corrected towards the running ones, μ' and σ', without gradient::
+
+        y = γ ((x - μ) / σ r + d) + β        r = clip(σ / σ', 1/r_max, r_max),  d = clip((μ - μ') / σ', -d_max, d_max)
+
+    Departs from the paper: the corrections start at once, with their full range, when ``warmup`` forward passes are
+    over, as in CrossQ (arXiv:1902.05605); until then r = 1 and d = 0, which is batch normalisation.
+
+    :param num_features: F.
+    :param eps: added to variances.
+    :param momentum: how far the running statistics move per forward pass.
+    :param warmup: forward passes in training mode without corrections.
+    :param r_max: limit of r, at least 1.
+    :param d_max: limit of d, at least 0.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+
+    def __init__(
+        self,
+        num_features: int,
+        eps: float = 1e-3,
+        momentum: float = 0.01,
+        *,
+        warmup: int = 100_000,
+        r_max: float = 3.0,
+        d_max: float = 5.0,
+    ) -> None:
+        if warmup < 0 or r_max < 1.0 or d_max < 0.0:
+            raise InvalidArgument(f"needs warmup >= 0, r_max >= 1, d_max >= 0, got {warmup}, {r_max} and {d_max}")
+        super().__init__(num_features, eps, momentum)
+        self.warmup, self.r_max, self.d_max = warmup, r_max, d_max
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, F) -> (B, F)."""
+        if not self.training:
+            return super().forward(x)
+        with torch.no_grad():
+            var, mean = torch.var_mean(x, dim=0, correction=0)
+            std, running_std = (var + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
+            warm = self.num_batches_tracked >= self.warmup  # a tensor: does not wait for the device
+            r = torch.where(warm, (std / running_std).clamp(1.0 / self.r_max, self.r_max), 1.0)
+            d = torch.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
+        # γ (n r + d) + β with n = (x - μ) / σ; the call moves the running statistics, too
+        normal = F.batch_norm(x, self.running_mean, self.running_var, None, None, True, self.momentum or 0.0, self.eps)
+        self.num_batches_tracked += 1
+        return self.weight * (normal * r + d) + self.bias
 
 
 class ActorProb(BaseActor):

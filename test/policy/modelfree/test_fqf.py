@@ -225,17 +225,18 @@ def test_forward() -> None:
 
 
 def test_entropy_bonus_makes_fractions_equal() -> None:
+    """With nothing but the bonus, widths become equal, whose entropy is ln N."""
     policy = real_policy(ent_coef=1000.0)
     nn.init.normal_(policy.fraction_model.net.weight)
-    policy.fraction_optim = torch.optim.SGD(policy.fraction_model.parameters(), lr=1e-2)
+    policy.fraction_optim = torch.optim.Adam(policy.fraction_model.parameters(), lr=0.05)
     policy.optim = torch.optim.SGD(policy.model.parameters(), lr=0.0)
     buffer = prioritized()
     obs = Batch(obs=buffer.obs[:12], info=None)
     before = policy(obs).fractions.entropies.mean()
-    for _ in range(30):
+    for _ in range(50):
         policy.update(8, buffer)
     after = policy(obs).fractions.entropies.mean()
-    assert before < 0.95 * math.log(N)
+    assert before < 0.98 * math.log(N)
     assert after > 0.99 * math.log(N)
 
 

@@ -1,6 +1,7 @@
 """What QR-DQN, IQN and FQF have in common: targets, masks, options, modes, checkpoints, whole runs."""
 
 import copy
+from collections.abc import Iterator
 from typing import Any
 
 import gymnasium as gym
@@ -390,6 +391,15 @@ def test_empty_buffer(name: str) -> None:
 # -- whole runs -------------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def _one_thread() -> Iterator[None]:
+    """Threads that wait for each other on a busy machine make the tiny products of these tests very slow."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 def run(name: str) -> tuple[dict[str, Tensor], float]:
     envs = [DummyVectorEnv([lambda: gym.make("CartPole-v1")] * 2) for _ in range(2)]
     torch.manual_seed(0)
@@ -420,6 +430,7 @@ def run(name: str) -> tuple[dict[str, Tensor], float]:
     return policy.state_dict(), info.best_reward
 
 
+@pytest.mark.usefixtures("_one_thread")
 @ALL
 def test_same_seed_same_run(name: str) -> None:
     (one, reward), (two, reward_again) = run(name), run(name)

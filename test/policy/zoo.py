@@ -1,0 +1,154 @@
+"""One small policy of every algorithm, for suites that all of them must pass."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from gymnasium import spaces
+from torch.optim import Adam
+
+from rlpolicy import policy as policies
+from rlpolicy.data.batch import Batch
+from rlpolicy.utils.net import discrete
+from rlpolicy.utils.net.common import BranchingNet, EnsembleLinear, Net
+from rlpolicy.utils.net.continuous import Actor, ActorProb, Critic
+
+OBS, N, A = 4, 3, 2
+DISCRETE = spaces.Discrete(N)
+BRANCHES = spaces.MultiDiscrete([N, N])
+BOX = spaces.Box(-2.0, 2.0, (A,), np.float32)
+KEYS = ("a", "b")
+"""Names of the parts of dict observations, of 3 and 1 numbers."""
+
+
+def adam(*modules: Any) -> Adam:
+    """One optimiser of all parameters."""
+    return Adam([p for module in modules for p in module.parameters()], lr=1e-2)
+
+
+def _net(keys: Any, **options: Any) -> Net:
+    return Net(OBS, hidden_sizes=[16], obs_key=keys, **options)
+
+
+def _value_based(cls: Callable[..., Any], make: Callable[[Any], Any], keys: Any, **options: Any) -> Any:
+    model = make(keys)
+    return cls(model=model, optim=adam(model), action_space=DISCRETE, target_update_freq=3, **options)
+
+
+def _fqf(keys: Any, **options: Any) -> Any:
+    fractions = discrete.FractionProposalNetwork(8, 16)
+    options |= {"fraction_model": fractions, "fraction_optim": adam(fractions), "num_fractions": 8}
+    make = partial(_implicit, discrete.FullQuantileFunction)
+    return _value_based(policies.FQFPolicy, make, keys, **options)
+
+
+def _implicit(cls: Callable[..., Any], keys: Any) -> Any:
+    return cls(_net(keys), N, num_cosines=8)
+
+
+def _q_net(keys: Any, **options: Any) -> Net:
+    return Net(OBS, N, hidden_sizes=[16], obs_key=keys, **options)
+
+
+def _rainbow_net(keys: Any) -> Net:
+    noisy = {"linear_layer": discrete.NoisyLinear}
+    return _q_net(keys, softmax=True, num_atoms=11, dueling_param=(noisy, noisy))
+
+
+def _bdq(keys: Any, **options: Any) -> Any:
+    model = BranchingNet(OBS, 2, N, [16], [16], [16])
+    return policies.BranchingDQNPolicy(
+        model=model, optim=adam(model), action_space=BRANCHES, target_update_freq=3, **options
+    )
+
+
+def _critic(keys: Any) -> Critic:
+    return Critic(_net(None, action_shape=A, concat=True), obs_key=keys)
+
+
+def _deterministic(cls: Callable[..., Any], keys: Any, **options: Any) -> Any:
+    actor, critic = Actor(_net(keys), A), _critic(keys)
+    return cls(
+        actor=actor, actor_optim=adam(actor), critic=critic, critic_optim=adam(critic), action_space=BOX, **options
+    )
+
+
+def _stochastic(cls: Callable[..., Any], critic: Callable[[Any], Any], keys: Any, **options: Any) -> Any:
+    actor = ActorProb(_net(keys), A, unbounded=True, conditioned_sigma=True)
+    q = critic(keys)
+    return cls(actor=actor, actor_optim=adam(actor), critic=q, critic_optim=adam(q), action_space=BOX, **options)
+
+
+def _ensemble(keys: Any) -> Critic:
+    linear = partial(EnsembleLinear, 4)
+    net = _net(None, action_shape=A, concat=True, linear_layer=linear)
+    return Critic(net, linear_layer=linear, flatten_input=False, obs_key=keys)
+
+
+def _discrete_sac(keys: Any, **options: Any) -> Any:
+    actor = discrete.Actor(_net(keys), N, softmax_output=False)
+    critic, critic2 = discrete.Critic(_net(keys), last_size=N), discrete.Critic(_net(keys), last_size=N)
+    return policies.DiscreteSACPolicy(
+        actor=actor, actor_optim=adam(actor), critic=critic, critic_optim=adam(critic), critic2=critic2,
+        critic2_optim=adam(critic2), action_space=DISCRETE, **options,
+    )  # fmt: skip
+
+
+ZOO: dict[str, Callable[..., Any]] = {
+    "dqn": partial(_value_based, policies.DQNPolicy, _q_net),
+    "c51": partial(
+        _value_based, policies.C51Policy, partial(_q_net, softmax=True, num_atoms=11), num_atoms=11, v_min=-5, v_max=5
+    ),
+    "rainbow": partial(_value_based, policies.RainbowPolicy, _rainbow_net, num_atoms=11, v_min=-5, v_max=5),
+    "qrdqn": partial(_value_based, policies.QRDQNPolicy, partial(_q_net, num_atoms=8), num_quantiles=8),
+    "iqn": partial(_value_based, policies.IQNPolicy, partial(_implicit, discrete.ImplicitQuantileNetwork)),
+    "fqf": _fqf,
+    "bdq": _bdq,
+    "discrete_sac": _discrete_sac,
+    "ddpg": partial(_deterministic, policies.DDPGPolicy),
+    "td3": partial(_deterministic, policies.TD3Policy),
+    "sac": partial(_stochastic, policies.SACPolicy, _critic, alpha="auto"),
+    "redq": partial(_stochastic, policies.REDQPolicy, _ensemble, ensemble_size=4, alpha="auto", actor_delay=2),
+}
+"""Name -> make(keys, **options): keys None for array observations, else the names of dict observations."""
+SPACES = {name: DISCRETE for name in ("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac")} | {
+    "bdq": BRANCHES
+}
+
+
+def make(name: str, *, seed: int = 0, keys: Any = None, **options: Any) -> Any:
+    """A policy of that algorithm with reproducible weights."""
+    torch.manual_seed(seed)
+    policy = ZOO[name](keys, **options)
+    policy.seed(seed)
+    return policy
+
+
+def transitions(name: str, n: int, *, seed: int = 0, dict_obs: bool = False, mask: bool = False) -> Batch:
+    """n random transitions that fit the algorithm, leaves (n, ...)."""
+    rng = np.random.default_rng(seed)
+    space = SPACES.get(name, BOX)
+    if isinstance(space, spaces.Box):
+        act: Any = rng.uniform(-1, 1, (n, A)).astype(np.float32)
+    else:
+        act = rng.integers(N, size=(n,) if space is DISCRETE else (n, 2))
+    terminated = rng.random(n) < 0.15
+    batch = Batch(
+        obs=rng.standard_normal((n, OBS), np.float32),
+        act=act,
+        rew=rng.standard_normal(n),
+        terminated=terminated,
+        truncated=(rng.random(n) < 0.1) & ~terminated,
+        obs_next=rng.standard_normal((n, OBS), np.float32),
+    )
+    for key in ("obs", "obs_next"):
+        if dict_obs:
+            batch[key] = Batch(a=batch[key][:, :3], b=batch[key][:, 3:])
+        elif mask:
+            shape = (n, N) if space is DISCRETE else (n, 2, N)
+            allowed = rng.random(shape) < 0.5
+            allowed[..., 0] |= ~allowed.any(-1)
+            batch[key] = Batch(obs=batch[key], mask=allowed)
+    return batch

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import gymnasium as gym
+from torch import nn
 from torch.optim import Adam
 from torch.utils.tensorboard import SummaryWriter
 
@@ -15,13 +16,13 @@ from rlpolicy import seed_everything
 from rlpolicy.data import Collector, VectorReplayBuffer
 from rlpolicy.data.stats import InfoStats
 from rlpolicy.env import DummyVectorEnv
-from rlpolicy.policy import BasePolicy, REDQPolicy, SACPolicy, TD3Policy
+from rlpolicy.policy import BasePolicy, CrossQPolicy, DroQPolicy, REDQPolicy, SACPolicy, TD3Policy, TQCPolicy
 from rlpolicy.policy.temperature import auto_alpha
 from rlpolicy.trainer import offpolicy_trainer
 from rlpolicy.utils import TensorboardLogger
 from rlpolicy.utils.cli import parse_args
 from rlpolicy.utils.net.common import EnsembleLinear, Net
-from rlpolicy.utils.net.continuous import Actor, ActorProb, Critic
+from rlpolicy.utils.net.continuous import Actor, ActorProb, BatchRenorm, Critic
 
 LR, HIDDEN = 1e-3, [64, 64]
 
@@ -31,7 +32,7 @@ class Args:
     """An actor-critic algorithm on Pendulum-v1."""
 
     algo: str = "sac"
-    """one of ALGORITHMS below"""
+    """td3, sac, redq, tqc, crossq or droq"""
     seed: int = 0
     """of everything random"""
     steps: int = 20_000
@@ -48,14 +49,17 @@ def with_optim(name: str, net: Any) -> dict[str, Any]:
     return {name: net, f"{name}_optim": Adam(net.parameters(), lr=LR)}
 
 
-def gaussian_actor(env: gym.Env[Any, Any]) -> dict[str, Any]:
+def soft_actor(env: gym.Env[Any, Any]) -> dict[str, Any]:
     obs, act = env.observation_space.shape, env.action_space.shape
-    return with_optim("actor", ActorProb(Net(obs, hidden_sizes=HIDDEN), act, unbounded=True, conditioned_sigma=True))
+    actor = ActorProb(Net(obs, hidden_sizes=HIDDEN), act, unbounded=True, conditioned_sigma=True)
+    alpha = auto_alpha(env.action_space, lr=LR)
+    return {**with_optim("actor", actor), "alpha": alpha, "action_space": env.action_space}
 
 
-def critic(env: gym.Env[Any, Any], **options: Any) -> dict[str, Any]:
-    net = Net(env.observation_space.shape, env.action_space.shape, hidden_sizes=HIDDEN, concat=True, **options)
-    return with_optim("critic", Critic(net, flatten_input=not options, **options))
+def critic(env: gym.Env[Any, Any], norm_layer: Any = None, num_quantiles: int = 1, **options: Any) -> dict[str, Any]:
+    obs, act = env.observation_space.shape, env.action_space.shape
+    net = Net(obs, act, hidden_sizes=HIDDEN, concat=True, norm_layer=norm_layer, **options)
+    return with_optim("critic", Critic(net, flatten_input=not options, num_quantiles=num_quantiles, **options))
 
 
 def td3(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
@@ -64,16 +68,27 @@ def td3(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
 
 
 def sac(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    alpha = auto_alpha(env.action_space, lr=LR)
-    return SACPolicy(**gaussian_actor(env), **critic(env), alpha=alpha, action_space=env.action_space)
+    return SACPolicy(**soft_actor(env), **critic(env))
 
 
 def redq(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
     ensemble = critic(env, linear_layer=lambda n_in, n_out: EnsembleLinear(5, n_in, n_out))
-    alpha = auto_alpha(env.action_space, lr=LR)
-    return REDQPolicy(
-        **gaussian_actor(env), **ensemble, ensemble_size=5, actor_delay=5, alpha=alpha, action_space=env.action_space
-    )
+    return REDQPolicy(**soft_actor(env), **ensemble, ensemble_size=5, actor_delay=5)
+
+
+def tqc(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
+    ensemble = critic(env, num_quantiles=25, linear_layer=lambda n_in, n_out: EnsembleLinear(3, n_in, n_out))
+    return TQCPolicy(**soft_actor(env), **ensemble)
+
+
+def crossq(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
+    normalised = critic(env, linear_layer=lambda n_in, n_out: nn.Sequential(BatchRenorm(n_in), nn.Linear(n_in, n_out)))
+    return CrossQPolicy(**soft_actor(env), **normalised)
+
+
+def droq(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
+    dropped = critic(env, norm_layer=lambda n: nn.Sequential(nn.Dropout(0.01), nn.LayerNorm(n)))
+    return DroQPolicy(**soft_actor(env), **dropped, actor_delay=5)
 
 
 ALGORITHMS: dict[str, tuple[Callable[[gym.Env[Any, Any]], BasePolicy[Any]], int]] = {
@@ -81,6 +96,9 @@ ALGORITHMS: dict[str, tuple[Callable[[gym.Env[Any, Any]], BasePolicy[Any]], int]
     "td3": (td3, 1),
     "sac": (sac, 1),
     "redq": (redq, 5),
+    "tqc": (tqc, 1),
+    "crossq": (crossq, 1),
+    "droq": (droq, 5),
 }
 
 

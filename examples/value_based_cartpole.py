@@ -13,14 +13,19 @@ from torch.utils.tensorboard import SummaryWriter
 
 from rlpolicy import policy as policies
 from rlpolicy import seed_everything
-from rlpolicy.data import Collector, PrioritizedVectorReplayBuffer
+from rlpolicy.data import Collector, PrioritizedVectorReplayBuffer, VectorReplayBuffer
 from rlpolicy.env import DummyVectorEnv
 from rlpolicy.exploration import EpsilonGreedy
 from rlpolicy.trainer import offpolicy_trainer
 from rlpolicy.utils import TensorboardLogger
 from rlpolicy.utils.cli import parse_args
-from rlpolicy.utils.net import discrete
 from rlpolicy.utils.net.common import Net
+from rlpolicy.utils.net.discrete import (
+    FractionProposalNetwork,
+    FullQuantileFunction,
+    ImplicitQuantileNetwork,
+    NoisyLinear,
+)
 from rlpolicy.utils.schedules import LinearSchedule
 
 
@@ -33,75 +38,63 @@ class Args:
     seed: int = 0
     """of everything random: networks, environments, sampling, exploration"""
     epochs: int = 25
-    """epochs at most; training stops at --target"""
+    """epochs at most; training stops at a mean test return of 475"""
     steps_per_epoch: int = 2_000
     """environment steps between two tests"""
-    train_envs: int = 4
-    """environments to collect from"""
-    target: float = 475.0
-    """mean test return to stop at"""
-    lr: float = 1e-3
-    """learning rate"""
     logdir: str = "runs/value_based_cartpole"
     """TensorBoard folder"""
 
 
-def make_policy(args: Args, env: gym.Env[Any, Any]) -> policies.BasePolicy[Any]:
-    """The policy that ``--algo`` names. A return discounted by 0.99 is between 0 and 100 here."""
-    obs, n = env.observation_space.shape, env.action_space.n  # type: ignore[attr-defined]
-    net = partial(Net, obs, hidden_sizes=[64, 64])
-    options: dict[str, Any] = {"action_space": env.action_space, "estimation_step": 3, "target_update_freq": 250}
-    options["exploration_noise"] = EpsilonGreedy(LinearSchedule(1.0, 0.05, 5_000))
-    fractions: dict[str, Any] = {}
-    policy: Any
-    match args.algo:
+def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
+    """The policy that ``--algo`` names. Returns discounted by 0.99 are between 0 and 100 here."""
+    n = env.action_space.n  # type: ignore[attr-defined]
+    net = partial(Net, env.observation_space.shape, hidden_sizes=[128, 128])
+    common = {"action_space": env.action_space, "tau": 0.02, "max_grad_norm": 10.0}
+
+    def make(cls: Any, model: Any, epsilon: float = 1.0, **options: Any) -> Any:
+        noise = EpsilonGreedy(LinearSchedule(epsilon, 0.04 * epsilon, 4_000))
+        return cls(model=model, optim=Adam(model.parameters(), lr=2.3e-3), exploration_noise=noise, **common, **options)
+
+    match algo:
         case "dqn":
-            policy, model = policies.DQNPolicy, net(n)
+            return make(policies.DQNPolicy, net(n), clip_loss_grad=True)
         case "c51":
-            policy, model = partial(policies.C51Policy, v_min=0.0, v_max=100.0), net(n, softmax=True, num_atoms=51)
+            return make(policies.C51Policy, net(n, softmax=True, num_atoms=51), v_min=0.0, v_max=100.0)
         case "rainbow":  # its noisy layers explore
-            noisy = {"linear_layer": discrete.NoisyLinear}
-            policy = partial(policies.RainbowPolicy, v_min=0.0, v_max=100.0)
+            noisy = {"linear_layer": partial(NoisyLinear, noisy_std=0.1)}
             model = net(n, softmax=True, num_atoms=51, dueling_param=(noisy, noisy))
-            del options["exploration_noise"]
+            return make(policies.RainbowPolicy, model, epsilon=0.0, v_min=0.0, v_max=100.0, estimation_step=3)
         case "qrdqn":
-            policy, model = partial(policies.QRDQNPolicy, num_quantiles=51), net(n, num_atoms=51)
+            return make(policies.QRDQNPolicy, net(n, num_atoms=51), num_quantiles=51)
         case "iqn":
-            policy, model = policies.IQNPolicy, discrete.ImplicitQuantileNetwork(net(), n)
+            return make(policies.IQNPolicy, ImplicitQuantileNetwork(net(), n))
         case "fqf":
-            policy, model = policies.FQFPolicy, discrete.FullQuantileFunction(net(), n)
-            fraction_model = discrete.FractionProposalNetwork(32, 64)
-            fractions = {
-                "fraction_model": fraction_model,
-                "fraction_optim": RMSprop(fraction_model.parameters(), lr=2.5e-9),
-            }
-        case _:
-            raise SystemExit(f"--algo must be dqn, c51, rainbow, qrdqn, iqn or fqf, got {args.algo}")
-    return policy(model=model, optim=Adam(model.parameters(), lr=args.lr), **options, **fractions)  # type: ignore[no-any-return]
+            taus = FractionProposalNetwork(32, 128)
+            optim = RMSprop(taus.parameters(), lr=2.5e-9)
+            return make(policies.FQFPolicy, FullQuantileFunction(net(), n), fraction_model=taus, fraction_optim=optim)
+    raise SystemExit(f"--algo must be dqn, c51, rainbow, qrdqn, iqn or fqf, got {algo}")
 
 
 def main(args: Args) -> None:
     seed_everything(args.seed)  # the networks' first weights; the trainer's seed is for all that follows
-    env = gym.make("CartPole-v1")
-    train_envs = DummyVectorEnv([lambda: gym.make("CartPole-v1") for _ in range(args.train_envs)])
-    test_envs = DummyVectorEnv([lambda: gym.make("CartPole-v1") for _ in range(10)])
-    policy = make_policy(args, env)
-    buffer = PrioritizedVectorReplayBuffer(50_000, args.train_envs, alpha=0.6, beta=0.4)
-    train = Collector(policy, train_envs, buffer, exploration_noise=True)
+    train_envs, test_envs = (DummyVectorEnv([lambda: gym.make("CartPole-v1")] * k) for k in (4, 10))
+    policy = make_policy(args.algo, gym.make("CartPole-v1"))
+    buffer: Any = VectorReplayBuffer(50_000, 4)
+    if args.algo == "rainbow":
+        buffer = PrioritizedVectorReplayBuffer(50_000, 4, alpha=0.6, beta=0.4)
     info = offpolicy_trainer(
         policy,
-        train,
+        Collector(policy, train_envs, buffer, exploration_noise=True),
         Collector(policy, test_envs),
         max_epoch=args.epochs,
         step_per_epoch=args.steps_per_epoch,
-        step_per_collect=args.train_envs,
+        step_per_collect=4,
         episode_per_test=10,
         batch_size=64,
         update_per_step=0.5,
-        test_in_train=False,
-        learning_starts=1_000,
+        learning_starts=min(1_000, args.steps_per_epoch // 2),
         seed=args.seed,
-        stop_fn=lambda mean_reward: mean_reward >= args.target,
+        stop_fn=lambda mean_reward: mean_reward >= 475,
         logger=TensorboardLogger(SummaryWriter(args.logdir)),
     )
     print(info)

@@ -4,9 +4,11 @@ from rlpolicy.data.stats import TrainingStats
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.modelfree.bdq import BranchingDQNPolicy
 from rlpolicy.policy.modelfree.c51 import C51Policy
+from rlpolicy.policy.modelfree.crossq import CrossQPolicy
 from rlpolicy.policy.modelfree.ddpg import DDPGPolicy
 from rlpolicy.policy.modelfree.discrete_sac import DiscreteSACPolicy
 from rlpolicy.policy.modelfree.dqn import DQNPolicy
+from rlpolicy.policy.modelfree.droq import DroQPolicy
 from rlpolicy.policy.modelfree.fqf import FQFPolicy
 from rlpolicy.policy.modelfree.iqn import IQNPolicy
 from rlpolicy.policy.modelfree.qrdqn import QRDQNPolicy
@@ -14,15 +16,18 @@ from rlpolicy.policy.modelfree.rainbow import RainbowPolicy
 from rlpolicy.policy.modelfree.redq import REDQPolicy
 from rlpolicy.policy.modelfree.sac import SACPolicy
 from rlpolicy.policy.modelfree.td3 import TD3Policy
+from rlpolicy.policy.modelfree.tqc import TQCPolicy
 from rlpolicy.policy.random import MARLRandomPolicy, RandomActionPolicy, RandomPolicy
 
 __all__ = [
     "BasePolicy",
     "BranchingDQNPolicy",
     "C51Policy",
+    "CrossQPolicy",
     "DDPGPolicy",
     "DQNPolicy",
     "DiscreteSACPolicy",
+    "DroQPolicy",
     "FQFPolicy",
     "IQNPolicy",
     "MARLRandomPolicy",
@@ -33,5 +38,6 @@ __all__ = [
     "RandomPolicy",
     "SACPolicy",
     "TD3Policy",
+    "TQCPolicy",
     "TrainingStats",
 ]

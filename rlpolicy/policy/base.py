@@ -52,6 +52,10 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     :raises ValueError: another space, an unknown method, or scaling without a bounded Box.
     """
 
+    def __class_getitem__(cls, stats: Any) -> Any:
+        """``DDPGPolicy[DDPGTrainingStats]`` is ``DDPGPolicy``: algorithms here name their stats themselves."""
+        return super().__class_getitem__(stats) if cls.__parameters__ else cls  # type: ignore[misc,attr-defined]
+
     def __init__(
         self,
         *,

@@ -4,6 +4,7 @@ Each owns a noise object and answers the calls that collectors and trainers make
 ``reset_noise`` at the end of episodes, ``step_to`` with the number of environment steps, ``seed``.
 """
 
+import inspect
 import warnings
 from typing import Any, Literal
 
@@ -33,16 +34,24 @@ class NoisyActions:
         if self._exploration_noise is None:
             return act
         if isinstance(act, np.ndarray):
-            return act + self._exploration_noise(act.shape).astype(act.dtype, copy=False)
+            return act + np.asarray(self._exploration_noise(act.shape), act.dtype)
         if isinstance(act, Tensor):
             return act + torch.as_tensor(self._exploration_noise(act.shape), dtype=act.dtype, device=act.device)
         warnings.warn(f"exploration noise can be added to arrays only, got {type(act).__name__}", stacklevel=2)
         return act
 
     def reset_noise(self, rows: NDArray[np.int64] | None = None) -> None:
-        """Make noise with a memory begin anew, in all rows of the action batch or those whose episode has ended."""
-        if self._exploration_noise is not None:
-            self._exploration_noise.reset(rows)
+        """Make noise with a memory begin anew, in all rows of the action batch or those whose episode has ended.
+
+        Noise whose ``reset`` takes no rows (as written for Tianshou) goes on when single episodes end.
+        """
+        noise = self._exploration_noise
+        if noise is None:
+            return
+        if rows is None:
+            noise.reset()
+        elif inspect.signature(noise.reset).parameters:
+            noise.reset(rows)
 
     def step_to(self, env_step: int) -> None:
         """Set the noise's scale to what its schedule says."""

@@ -9,7 +9,7 @@ from gymnasium import spaces
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.stats import TrainingStats
 from rlpolicy.policy.action import BoundMethod
-from rlpolicy.policy.base import BasePolicy
+from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.utils.rng import make_generator
 
 
@@ -32,6 +32,7 @@ class RandomPolicy(BasePolicy[RandomTrainingStats]):
         observation_space: spaces.Space[Any] | None = None,
         action_scaling: bool = False,
         action_bound_method: BoundMethod = None,
+        lr_scheduler: TLearningRateScheduler | None = None,
         seed: int | None = None,
     ) -> None:
         super().__init__(
@@ -39,6 +40,7 @@ class RandomPolicy(BasePolicy[RandomTrainingStats]):
             observation_space=observation_space,
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
+            lr_scheduler=lr_scheduler,
         )
         self._space = copy.deepcopy(action_space)  # with a generator of its own
         self.seed(seed)

@@ -43,7 +43,7 @@ class BaseTrainer(ABC):
 
     :param policy: what is trained.
     :param max_epoch: number of epochs; None with ``total_steps``.
-    :param batch_size: size of a minibatch; None: the whole buffer.
+    :param batch_size: size of a minibatch; None or 0: the whole buffer, see ``buffer.sample_indices``.
     :param train_collector: collects what is learned from (not for the offline trainer).
     :param test_collector: collects the tests; None: no tests, the mean return of each epoch's training episodes takes
         their place for ``best_reward``, ``save_best_fn`` and ``stop_fn``.
@@ -135,7 +135,7 @@ class BaseTrainer(ABC):
         self.gradient_steps_per_collect = gradient_steps_per_collect
         _require_positive(
             max_epoch=max_epoch,
-            batch_size=batch_size,
+            batch_size=batch_size or None,
             step_per_epoch=step_per_epoch,
             total_steps=total_steps,
             episode_per_test=episode_per_test,

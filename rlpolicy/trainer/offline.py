@@ -30,6 +30,6 @@ class OfflineTrainer(BaseTrainer):
         """One update."""
         assert self.buffer is not None
         stats: TrainingStats = self.policy.update(self.batch_size, self.buffer)
-        self.env_step += len(self.buffer) if self.batch_size is None else self.batch_size
+        self.env_step += self.batch_size or len(self.buffer)
         self._after_update(stats)
         return stats

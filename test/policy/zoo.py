@@ -113,7 +113,7 @@ ZOO: dict[str, Callable[..., Any]] = {
     "redq": partial(_stochastic, policies.REDQPolicy, _ensemble, ensemble_size=4, alpha="auto", actor_delay=2),
 }
 """Name -> make(keys, **options): keys None for array observations, else the names of dict observations."""
-SPACES = {name: DISCRETE for name in ("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac")} | {
+SPACES = dict.fromkeys(("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac"), DISCRETE) | {
     "bdq": BRANCHES
 }
 

@@ -433,7 +433,7 @@ def test_callbacks_must_be_callbacks(parts: Parts) -> None:
     [
         ({"episode_per_collect": 1}, "either step_per_collect or episode_per_collect"),
         ({"step_per_collect": None}, "either step_per_collect or episode_per_collect"),
-        ({"batch_size": 0}, "batch_size must be positive"),
+        ({"batch_size": -1}, "batch_size must be positive"),
         ({"step_per_epoch": None}, "step_per_epoch is missing"),
         ({"step_per_epoch": 0}, "step_per_epoch must be positive"),
         ({"max_epoch": None}, "either max_epoch or total_steps"),

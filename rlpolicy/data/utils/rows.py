@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 from rlpolicy.data.batch import Batch, stack_dicts
+from rlpolicy.data.utils.structure import NUMBER_KINDS
 
 
 def as_rows(obs: Any) -> Any:
@@ -18,7 +19,7 @@ def as_rows(obs: Any) -> Any:
 
 
 def put_rows(whole: Any, rows: np.ndarray, values: Any) -> Any:
-    """``whole`` with ``values`` at ``rows``, perhaps in place. Shapes or keys that do not match make room for both."""
+    """``whole`` with ``values`` at ``rows``, perhaps in place. Shapes, dtypes or keys that differ make room for all."""
     if isinstance(whole, Batch):
         if not isinstance(values, Batch):
             raise ValueError(f"expected a Batch with {sorted(whole.__dict__)}, got {type(values).__name__}")
@@ -34,8 +35,13 @@ def put_rows(whole: Any, rows: np.ndarray, values: Any) -> Any:
         whole[torch.as_tensor(rows)] = torch.as_tensor(values)
         return whole
     values = np.asarray(values)
-    if whole.dtype == object or (whole.shape[1:] == values.shape[1:] and np.can_cast(values.dtype, whole.dtype)):
-        whole[rows] = values if values.dtype == object or whole.dtype != object else stack_rows(list(values))
+    if whole.dtype == object:
+        whole[rows] = values if values.dtype == object else stack_rows(list(values))
+        return whole
+    if whole.shape[1:] == values.shape[1:] and {whole.dtype.kind, values.dtype.kind} <= set(NUMBER_KINDS):
+        if not np.can_cast(values.dtype, whole.dtype):
+            whole = whole.astype(np.promote_types(values.dtype, whole.dtype))
+        whole[rows] = values
         return whole
     return put_rows(stack_rows(list(whole), dtype=object), rows, stack_rows(list(values), dtype=object))
 

@@ -79,7 +79,7 @@ class FQFPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[FQFTrainingStats])
     :param optim: of the model's parameters.
     :param fraction_model: a FractionProposalNetwork: features (B, F) -> fractions (B, N + 1), midpoints (B, N),
         entropies (B,).
-    :param fraction_optim: of its parameters; the paper uses RMSprop with a very small learning rate.
+    :param fraction_optim: of its parameters; the paper uses RMSprop with a learning rate far below that of ``optim``.
     :param action_space: a Discrete.
     :param discount_factor: γ, in [0, 1].
     :param num_fractions: N, that of ``fraction_model``.

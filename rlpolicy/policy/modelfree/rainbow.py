@@ -1,6 +1,5 @@
 """Rainbow: C51 that explores by noise on its weights, with five more improvements of DQN."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Self, TypeVar
 
@@ -131,6 +130,8 @@ class RainbowPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[RainbowTrainin
         self.support = support
         self.delta_z = (v_max - v_min) / (num_atoms - 1)
         self._set_model(model, target_update_freq, tau)
+        self._noisy = noisy_layers(self.model)
+        self._noisy_old = noisy_layers(self.model_old) if self._target else ()
         self.train(model.training)
         self.set_exp_noise(exploration_noise)
 
@@ -140,9 +141,8 @@ class RainbowPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[RainbowTrainin
         These are always in training mode: the targets need the noise.
         """
         super().train(mode)
-        if self._target:
-            for layer in noisy_layers(self.model_old):
-                layer.train()
+        for layer in self._noisy_old:
+            layer.train()
         return self
 
     # -- acting -----------------------------------------------------------------------------------------------------
@@ -166,9 +166,8 @@ class RainbowPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[RainbowTrainin
 
     def process_fn(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Batch:
         """Set ``batch.returns``, the moved atoms T z, and ``batch.target_dist``, the target m; both (B, K)."""
-        sample_noise(self.model)  # ξ''
-        if self._target:
-            sample_noise(self.model_old)  # ξ'
+        sample_noise(self._noisy)  # ξ''
+        sample_noise(self._noisy_old)  # ξ'
         return categorical_targets(batch, buffer, indices, self._target_dist, self.support, self.gamma, self.n_step)
 
     def _target_dist(self, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Tensor:
@@ -185,7 +184,7 @@ class RainbowPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[RainbowTrainin
             afterwards ``weight`` holds the cross entropies, from which a prioritised buffer takes its new priorities.
         """
         self._before_step()
-        sample_noise(self.model)  # ξ, for the loss, and for acting until the next update
+        sample_noise(self._noisy)  # ξ, for the loss, and for acting until the next update
         # L = 1/B Σ w_i (-Σ_k m_ik log p_k(s_i, a_i))
         probs = of_action(call_model(self.model, split_mask(batch.obs)[0], info=batch.get("info"))[0], batch.act)
         losses = cross_entropy(batch.target_dist, probs)
@@ -196,12 +195,12 @@ class RainbowPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[RainbowTrainin
         return RainbowTrainingStats(loss=loss.item())  # waits for the device, once
 
 
-def noisy_layers(net: nn.Module) -> Iterator[NoisyLinear]:
+def noisy_layers(net: nn.Module) -> tuple[NoisyLinear, ...]:
     """All noisy layers of a network."""
-    return (module for module in net.modules() if isinstance(module, NoisyLinear))
+    return tuple(module for module in net.modules() if isinstance(module, NoisyLinear))
 
 
-def sample_noise(net: nn.Module) -> None:
-    """Draw new noise in all noisy layers of a network."""
-    for layer in noisy_layers(net):
+def sample_noise(layers: tuple[NoisyLinear, ...]) -> None:
+    """Draw new noise in noisy layers."""
+    for layer in layers:
         layer.sample()

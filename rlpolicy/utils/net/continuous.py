@@ -180,18 +180,18 @@ class BatchRenorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F) -> (B, F)."""
-        if not self.training:
+        count = self.num_batches_tracked
+        if not self.training or (count.is_cpu and count < self.warmup):  # of a GPU, asking would mean to wait for it
             return super().forward(x)
         with torch.no_grad():
             var, mean = torch.var_mean(x, dim=0, correction=0)
             std, running_std = (var + self.eps).sqrt(), (self.running_var + self.eps).sqrt()
-            warm = self.num_batches_tracked >= self.warmup  # a tensor: does not wait for the device
+            warm = count >= self.warmup
             r = torch.where(warm, (std / running_std).clamp(1.0 / self.r_max, self.r_max), 1.0)
             d = torch.where(warm, ((mean - self.running_mean) / running_std).clamp(-self.d_max, self.d_max), 0.0)
-        # γ (n r + d) + β with n = (x - μ) / σ; the call moves the running statistics, too
-        normal = F.batch_norm(x, self.running_mean, self.running_var, None, None, True, self.momentum or 0.0, self.eps)
-        self.num_batches_tracked += 1
-        return self.weight * (normal * r + d) + self.bias
+        count += 1
+        scale, shift = self.weight * r, self.weight * d + self.bias  # γ (n r + d) + β with n = (x - μ) / σ
+        return F.batch_norm(x, self.running_mean, self.running_var, scale, shift, True, self.momentum or 0.0, self.eps)
 
 
 class ActorProb(BaseActor):

@@ -1,5 +1,6 @@
 """Rainbow: what it adds to C51, the noise, and its whole update."""
 
+import copy
 from typing import Any
 
 import gymnasium as gym
@@ -119,11 +120,20 @@ def test_modes() -> None:
             assert module.training is isinstance(module, NoisyLinear)
     obs = Batch(obs=np.zeros((1, O)), info=None)
     still = policy.eval()(obs).logits
-    sample_noise(policy.model)
+    sample_noise(noisy_layers(policy.model))
     assert torch.equal(policy(obs).logits, still)
     moving = policy.train()(obs).logits
-    sample_noise(policy.model)
+    sample_noise(noisy_layers(policy.model))
     assert not torch.equal(policy(obs).logits, moving)
+
+
+def test_a_copied_policy_draws_its_own_noise() -> None:
+    policy = make_policy(target_update_freq=1)
+    clone = copy.deepcopy(policy)
+    before = noise_of(policy)
+    clone.update(8, fill(ReplayBuffer(20, seed=0)))
+    assert all(torch.equal(a, b) for a, b in zip(before, noise_of(policy), strict=True))
+    assert differ(before, noise_of(clone))
 
 
 def test_mode_of_a_new_policy_is_that_of_its_network() -> None:

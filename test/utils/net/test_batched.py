@@ -256,10 +256,11 @@ def with_weight_norm() -> list[Critic]:
         lambda: [critic(), critic(activation=nn.Tanh)],
         lambda: [critic(activation=nn.LeakyReLU), critic(activation=nn.LeakyReLU, act_args=(0.3,))],
         lambda: [critic(norm_layer=nn.LayerNorm), critic(norm_layer=nn.LayerNorm)],
-        lambda: [Critic(Net(O, hidden_sizes=[8]), apply_preprocess_net_to_obs_only=True) for _ in range(2)],
         lambda: [
-            critic(dueling_param=({"hidden_sizes": [3]}, {"hidden_sizes": [3]})) for _ in range(2)
+            Critic(nn.Linear(O, 8), preprocess_net_output_dim=8 + A, apply_preprocess_net_to_obs_only=True)
+            for _ in range(2)
         ],
+        lambda: [critic(dueling_param=({"hidden_sizes": [3]}, {"hidden_sizes": [3]})) for _ in range(2)],
         lambda: [
             Critic(
                 Net(O, A, hidden_sizes=[8], concat=True, linear_layer=lambda i, o: EnsembleLinear(3, i, o)),
@@ -270,7 +271,7 @@ def with_weight_norm() -> list[Critic]:
         ],
         lambda: [critic()],
     ],
-)  # fmt: skip
+)
 def test_unusual_critics_are_asked_one_by_one(make: Callable[[], list[Any]]) -> None:
     torch.manual_seed(0)
     critics = make()

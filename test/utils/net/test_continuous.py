@@ -12,6 +12,7 @@ from rlpolicy.utils.net.continuous import (
     VAE,
     Actor,
     ActorProb,
+    BatchRenorm,
     Critic,
     Perturbation,
     RecurrentActorProb,
@@ -215,3 +216,52 @@ def test_networks_compile_into_one_graph():
     obs = {"seen": torch.randn(5, 3)}
     compiled = torch.compile(q_value, fullgraph=True, backend="eager")
     torch.testing.assert_close(compiled(obs), q_value(obs))
+
+
+def test_critic_of_quantiles() -> None:
+    critic = Critic(Net(3, 2, hidden_sizes=[4], concat=True), num_quantiles=7)
+    assert critic.output_dim == 7
+    assert critic(np.zeros((5, 3)), np.zeros((5, 2))).shape == (5, 7)
+
+
+def test_batch_renorm_equals_the_equations() -> None:
+    torch.manual_seed(0)
+    layer = BatchRenorm(3, eps=0.01, momentum=0.2, warmup=2, r_max=1.5, d_max=0.4).double()
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor([0.5, 2.0, -1.0]))
+        layer.bias.copy_(torch.tensor([0.1, 0.0, 3.0]))
+    running_mean, running_var = np.zeros(3), np.ones(3)
+    limited = 0
+    for passes in range(6):
+        x = (3.0 + passes) * torch.randn(8, 3, dtype=torch.float64) + torch.tensor([0.0, 1.0, -5.0])
+        x = x.requires_grad_()
+        y = layer(x)
+        y.square().sum().backward()
+
+        z = x.detach().clone().requires_grad_()
+        mean, var = z.mean(0), ((z - z.mean(0)) ** 2).mean(0)
+        std, running_std = np.sqrt(var.detach().numpy() + 0.01), np.sqrt(running_var + 0.01)
+        r, d = std / running_std, (mean.detach().numpy() - running_mean) / running_std
+        limited += int(np.any(r > 1.5) or np.any(np.abs(d) > 0.4))
+        r, d = (np.clip(r, 1 / 1.5, 1.5), np.clip(d, -0.4, 0.4)) if passes >= 2 else (np.ones(3), np.zeros(3))
+        expected = (z - mean) / (var + 0.01).sqrt() * torch.tensor(r) + torch.tensor(d)
+        expected = expected * layer.weight.detach() + layer.bias.detach()
+        expected.square().sum().backward()
+        torch.testing.assert_close(y, expected)
+        torch.testing.assert_close(x.grad, z.grad)
+        running_mean = 0.8 * running_mean + 0.2 * mean.detach().numpy()
+        running_var = 0.8 * running_var + 0.2 * var.detach().numpy() * 8 / 7  # as torch's own: the unbiased variance
+        np.testing.assert_allclose(layer.running_mean, running_mean)
+        np.testing.assert_allclose(layer.running_var, running_var)
+        assert int(layer.num_batches_tracked) == passes + 1
+    assert limited
+    x = torch.randn(1, 3, dtype=torch.float64)
+    expected = (x - torch.tensor(running_mean)) / torch.sqrt(torch.tensor(running_var) + 0.01)
+    torch.testing.assert_close(layer.eval()(x), expected * layer.weight + layer.bias)
+    assert int(layer.num_batches_tracked) == 6
+
+
+def test_batch_renorm_options() -> None:
+    for wrong in ({"warmup": -1}, {"r_max": 0.5}, {"d_max": -1.0}):
+        with pytest.raises(ValueError, match="needs warmup >= 0, r_max >= 1, d_max >= 0"):
+            BatchRenorm(3, **wrong)

@@ -19,13 +19,8 @@ from rlpolicy.exploration import EpsilonGreedy
 from rlpolicy.trainer import offpolicy_trainer
 from rlpolicy.utils import TensorboardLogger
 from rlpolicy.utils.cli import parse_args
+from rlpolicy.utils.net import discrete
 from rlpolicy.utils.net.common import Net
-from rlpolicy.utils.net.discrete import (
-    FractionProposalNetwork,
-    FullQuantileFunction,
-    ImplicitQuantileNetwork,
-    NoisyLinear,
-)
 from rlpolicy.utils.schedules import LinearSchedule
 
 
@@ -61,28 +56,28 @@ def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
         case "c51":
             return make(policies.C51Policy, net(n, softmax=True, num_atoms=51), v_min=0.0, v_max=100.0)
         case "rainbow":  # its noisy layers explore
-            noisy = {"linear_layer": partial(NoisyLinear, noisy_std=0.1)}
+            noisy = {"linear_layer": partial(discrete.NoisyLinear, noisy_std=0.1)}
             model = net(n, softmax=True, num_atoms=51, dueling_param=(noisy, noisy))
             return make(policies.RainbowPolicy, model, epsilon=0.0, v_min=0.0, v_max=100.0, estimation_step=3)
         case "qrdqn":
-            return make(policies.QRDQNPolicy, net(n, num_atoms=51), num_quantiles=51)
+            return make(policies.QRDQNPolicy, net(n, num_atoms=20), num_quantiles=20)
         case "iqn":
-            return make(policies.IQNPolicy, ImplicitQuantileNetwork(net(), n))
+            return make(policies.IQNPolicy, discrete.ImplicitQuantileNetwork(net(), n))
         case "fqf":
-            taus = FractionProposalNetwork(32, 128)
-            optim = RMSprop(taus.parameters(), lr=2.5e-9)
-            return make(policies.FQFPolicy, FullQuantileFunction(net(), n), fraction_model=taus, fraction_optim=optim)
+            taus = discrete.FractionProposalNetwork(16, 128)
+            options: Any = {"fraction_model": taus, "fraction_optim": RMSprop(taus.parameters(), lr=2.5e-9)}
+            return make(policies.FQFPolicy, discrete.FullQuantileFunction(net(), n), num_fractions=16, **options)
     raise SystemExit(f"--algo must be dqn, c51, rainbow, qrdqn, iqn or fqf, got {algo}")
 
 
-def main(args: Args) -> None:
+def main(args: Args) -> Any:
     seed_everything(args.seed)  # the networks' first weights; the trainer's seed is for all that follows
     train_envs, test_envs = (DummyVectorEnv([lambda: gym.make("CartPole-v1")] * k) for k in (4, 10))
     policy = make_policy(args.algo, gym.make("CartPole-v1"))
     buffer: Any = VectorReplayBuffer(50_000, 4)
     if args.algo == "rainbow":
         buffer = PrioritizedVectorReplayBuffer(50_000, 4, alpha=0.6, beta=0.4)
-    info = offpolicy_trainer(
+    return offpolicy_trainer(
         policy,
         Collector(policy, train_envs, buffer, exploration_noise=True),
         Collector(policy, test_envs),
@@ -97,8 +92,7 @@ def main(args: Args) -> None:
         stop_fn=lambda mean_reward: mean_reward >= 475,
         logger=TensorboardLogger(SummaryWriter(args.logdir)),
     )
-    print(info)
 
 
 if __name__ == "__main__":
-    main(parse_args(Args))
+    print(main(parse_args(Args)))

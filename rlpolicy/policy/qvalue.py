@@ -99,7 +99,13 @@ def require_q_learning(
         reward_normalization=reward_normalization,
         max_grad_norm=max_grad_norm,
     )
-    return int(action_space.n)  # type: ignore[attr-defined]  # require_discrete has seen to it
+    assert isinstance(action_space, spaces.Discrete)  # require_discrete has seen to it
+    if action_space.start != 0:
+        raise InvalidArgument(
+            f"{algorithm} numbers actions from 0, got {action_space}: shift them with "
+            "gymnasium.wrappers.TransformAction"
+        )
+    return int(action_space.n)
 
 
 def require_learning_options(

@@ -197,6 +197,8 @@ def test_number_of_actions() -> None:
     assert require_q_learning("X", spaces.Discrete(3), **options, **rest) == 3  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="X needs a Discrete"):
         require_q_learning("X", spaces.MultiBinary(3), **options, **rest)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="from 0"):
+        require_q_learning("X", spaces.Discrete(3, start=1), **options, **rest)  # type: ignore[arg-type]
 
 
 def test_clip_loss_grad_without_meaning() -> None:

@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 import torch
 from gymnasium import spaces
+from torch import nn
 from torch.optim import Adam
 
 from rlpolicy import policy as policies
 from rlpolicy.data.batch import Batch
 from rlpolicy.utils.net import discrete
 from rlpolicy.utils.net.common import BranchingNet, EnsembleLinear, Net
-from rlpolicy.utils.net.continuous import Actor, ActorProb, Critic
+from rlpolicy.utils.net.continuous import Actor, ActorProb, BatchRenorm, Critic
 
 OBS, N, A = 4, 3, 2
 DISCRETE = spaces.Discrete(N)
@@ -96,6 +97,25 @@ def _discrete_sac(keys: Any, **options: Any) -> Any:
     )  # fmt: skip
 
 
+def _quantiles(keys: Any) -> Critic:
+    linear = partial(EnsembleLinear, 3)
+    net = _net(None, action_shape=A, concat=True, linear_layer=linear)
+    return Critic(net, linear_layer=linear, flatten_input=False, obs_key=keys, num_quantiles=5)
+
+
+def _normalised(keys: Any) -> Critic:
+    def linear(n_in: int, n_out: int) -> nn.Module:
+        return nn.Sequential(BatchRenorm(n_in, warmup=1), nn.Linear(n_in, n_out))
+
+    net = _net(None, action_shape=A, concat=True, linear_layer=linear)
+    return Critic(net, linear_layer=linear, obs_key=keys)
+
+
+def _dropped(keys: Any) -> Critic:
+    net = _net(None, action_shape=A, concat=True, norm_layer=lambda n: nn.Sequential(nn.Dropout(0.1), nn.LayerNorm(n)))
+    return Critic(net, obs_key=keys)
+
+
 ZOO: dict[str, Callable[..., Any]] = {
     "dqn": partial(_value_based, policies.DQNPolicy, _q_net),
     "c51": partial(
@@ -111,11 +131,12 @@ ZOO: dict[str, Callable[..., Any]] = {
     "td3": partial(_deterministic, policies.TD3Policy),
     "sac": partial(_stochastic, policies.SACPolicy, _critic, alpha="auto"),
     "redq": partial(_stochastic, policies.REDQPolicy, _ensemble, ensemble_size=4, alpha="auto", actor_delay=2),
+    "tqc": partial(_stochastic, policies.TQCPolicy, _quantiles, alpha="auto"),
+    "crossq": partial(_stochastic, policies.CrossQPolicy, _normalised, alpha="auto", actor_delay=2),
+    "droq": partial(_stochastic, policies.DroQPolicy, _dropped, alpha="auto", actor_delay=2),
 }
 """Name -> make(keys, **options): keys None for array observations, else the names of dict observations."""
-SPACES = dict.fromkeys(("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac"), DISCRETE) | {
-    "bdq": BRANCHES
-}
+SPACES = dict.fromkeys(("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac"), DISCRETE) | {"bdq": BRANCHES}
 
 
 def make(name: str, *, seed: int = 0, keys: Any = None, **options: Any) -> Any:

@@ -176,8 +176,9 @@ def _require_branches(action_space: spaces.Space[Any], model: BranchingNet) -> N
             f"BranchingDQN needs a MultiDiscrete action space, got {action_space}: use ContinuousToDiscrete for "
             "continuous actions, DQN for a Discrete space"
         )
-    if action_space.shape != shape[:1] or (action_space.nvec != shape[1]).any():
+    if action_space.shape != shape[:1] or (action_space.nvec != shape[1]).any() or action_space.start.any():
         raise InvalidArgument(
             f"the network has {shape[0]} branches of {shape[1]} choices, the action space is {action_space}: they must "
-            "agree; where branches have different numbers of choices, make them equal and forbid some by obs.mask"
+            "agree, and choices be numbered from 0; where branches have different numbers of choices, make them equal "
+            "and forbid some by obs.mask"
         )

@@ -228,6 +228,7 @@ def test_no_needless_forward_passes_and_no_copy() -> None:
         ({"action_space": spaces.Discrete(4)}, "MultiDiscrete"),
         ({"action_space": spaces.MultiDiscrete([N] * 3)}, "2 branches of 4"),
         ({"action_space": spaces.MultiDiscrete([N, 3])}, "2 branches of 4"),
+        ({"action_space": spaces.MultiDiscrete([N] * D, start=[0, 1])}, "from 0"),
         ({"estimation_step": 0}, "estimation_step"),
         ({"reward_normalization": True}, "reward_normalization"),
         ({"tau": 0.1, "target_update_freq": 3}, "target_update_freq"),

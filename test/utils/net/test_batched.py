@@ -3,6 +3,7 @@
 import copy
 import gc
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pytest
@@ -89,11 +90,12 @@ def test_discrete_critics() -> None:
     torch.testing.assert_close(q, torch.stack([one(obs) for one in alone]), rtol=1e-12, atol=1e-12)
 
 
-def test_many_steps_of_two_optimisers() -> None:
+@pytest.mark.parametrize("make", [torch.optim.Adam, partial(torch.optim.Adam, fused=True), torch.optim.RMSprop])
+def test_many_steps_of_two_optimisers(make: Any) -> None:
     together = [critic(), critic()]
     alone = copy.deepcopy(together)
     obs, act = data()
-    optims = [[torch.optim.Adam(one.parameters(), lr=1e-2) for one in pair] for pair in (together, alone)]
+    optims = [[make(one.parameters(), lr=1e-2) for one in pair] for pair in (together, alone)]
     for _ in range(20):
         for pair, ask, steps in ((together, q_values, optims[0]), (alone, batched._one_by_one, optims[1])):
             for optim in steps:

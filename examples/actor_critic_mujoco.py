@@ -1,24 +1,21 @@
-"""Actor-critic algorithms on MuJoCo, with the settings Tianshou published for its benchmark (extra: mujoco).
+"""TD3 and SAC on MuJoCo, with the settings Tianshou published for its benchmark (extra: mujoco).
 
 pip install -e '.[mujoco]' && python examples/actor_critic_mujoco.py --algo sac --task HalfCheetah-v5 --epochs 20
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
 import torch
-from torch import nn
 from torch.optim import Adam
 from torch.utils.tensorboard import SummaryWriter
 
 from rlpolicy import seed_everything
 from rlpolicy.data import Collector, VectorReplayBuffer
-from rlpolicy.data.stats import InfoStats
 from rlpolicy.env import DummyVectorEnv
-from rlpolicy.policy import BasePolicy, SACPolicy, TD3Policy
+from rlpolicy.policy import SACPolicy, TD3Policy
 from rlpolicy.trainer import offpolicy_trainer
 from rlpolicy.utils import TensorboardLogger
 from rlpolicy.utils.cli import parse_args
@@ -31,7 +28,7 @@ class Args:
     """An actor-critic algorithm on MuJoCo."""
 
     algo: str = "sac"
-    """one of ALGORITHMS below"""
+    """td3 or sac"""
     task: str = "HalfCheetah-v5"
     """a gymnasium environment with a Box action space"""
     seed: int = 0
@@ -39,11 +36,9 @@ class Args:
     epochs: int = 200
     """epochs of --steps-per-epoch"""
     steps_per_epoch: int = 5_000
-    """environment steps between two tests"""
-    start_timesteps: int = 0
-    """random steps before training; 0: 10,000 for sac, 25,000 for td3"""
-    buffer_size: int = 1_000_000
-    """transitions"""
+    """environment steps between two tests of ten episodes"""
+    start_timesteps: int | None = None
+    """random steps before training; by default 10,000 for sac and 25,000 for td3"""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """of all networks"""
     batch_size: int = 256
@@ -54,47 +49,32 @@ class Args:
     """TensorBoard folder; the weights of the best test go there, too"""
 
 
-def networks(args: Args, env: gym.Env[Any, Any], actor: nn.Module, lr: float) -> dict[str, Any]:
-    obs, act = env.observation_space.shape, env.action_space.shape
-    nets = {"actor": actor}
+def make_policy(args: Args, env: gym.Env[Any, Any]) -> Any:
+    if args.algo not in ("td3", "sac"):
+        raise SystemExit(f"--algo must be td3 or sac, got {args.algo}")
+    obs, act, sac = env.observation_space.shape, env.action_space.shape, args.algo == "sac"
+    net = Net(obs, hidden_sizes=args.hidden_sizes)
+    nets: Any = {"actor": ActorProb(net, act, unbounded=True, conditioned_sigma=True) if sac else Actor(net, act)}
     for name in ("critic", "critic2"):
         nets[name] = Critic(Net(obs, act, hidden_sizes=args.hidden_sizes, concat=True))
-    return {**nets, **{f"{name}_optim": Adam(net.parameters(), lr=lr) for name, net in nets.items()}}
+    nets |= {f"{name}_optim": Adam(net.parameters(), lr=1e-3 if sac else 3e-4) for name, net in nets.items()}
+    if sac:
+        return SACPolicy(**nets, alpha=0.2, action_space=env.action_space)
+    return TD3Policy(**nets, action_space=env.action_space)
 
 
-def td3(args: Args, env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    actor = Actor(Net(env.observation_space.shape, hidden_sizes=args.hidden_sizes), env.action_space.shape)
-    return TD3Policy(**networks(args, env, actor, lr=3e-4), action_space=env.action_space)
-
-
-def sac(args: Args, env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    net = Net(env.observation_space.shape, hidden_sizes=args.hidden_sizes)
-    actor = ActorProb(net, env.action_space.shape, unbounded=True, conditioned_sigma=True)
-    return SACPolicy(**networks(args, env, actor, lr=1e-3), alpha=0.2, action_space=env.action_space)
-
-
-ALGORITHMS: dict[str, tuple[Callable[[Args, gym.Env[Any, Any]], BasePolicy[Any]], int]] = {
-    # policy, random steps before training
-    "td3": (td3, 25_000),
-    "sac": (sac, 10_000),
-}
-
-
-def main(args: Args) -> InfoStats:
+def main(args: Args) -> Any:
     torch.set_num_threads(args.threads)
-    seed_everything(args.seed)
-    env = gym.make(args.task)
-    make_policy, start_timesteps = ALGORITHMS[args.algo]
-    policy = make_policy(args, env)
-    train_envs = DummyVectorEnv([lambda: gym.make(args.task)])
-    test_envs = DummyVectorEnv([lambda: gym.make(args.task) for _ in range(10)])
+    seed_everything(args.seed)  # for the networks' first weights; the trainer's seed is for all that follows
+    policy = make_policy(args, gym.make(args.task))
+    train_envs, test_envs = (DummyVectorEnv([lambda: gym.make(args.task)] * k) for k in (1, 10))
     train_envs.seed(args.seed)
-    buffer = VectorReplayBuffer(args.buffer_size, 1, obs_dtype="float32", seed=args.seed)
+    buffer = VectorReplayBuffer(1_000_000, 1, obs_dtype="float32", seed=args.seed)
     train = Collector(policy, train_envs, buffer, exploration_noise=True)
-    train.collect(n_step=args.start_timesteps or start_timesteps, random=True)
-
+    random_steps = 25_000 if args.algo == "td3" else 10_000
+    train.collect(n_step=random_steps if args.start_timesteps is None else args.start_timesteps, random=True)
     run = Path(args.logdir) / f"{args.algo}_{args.task}_{args.seed}"
-    info = offpolicy_trainer(
+    return offpolicy_trainer(
         policy,
         train,
         Collector(policy, test_envs),
@@ -103,15 +83,12 @@ def main(args: Args) -> InfoStats:
         step_per_collect=1,
         episode_per_test=10,
         batch_size=args.batch_size,
-        update_per_step=1,
         test_in_train=False,
         seed=args.seed,
         save_best_fn=lambda policy: torch.save(policy.state_dict(), run / "policy.pth"),
         logger=TensorboardLogger(SummaryWriter(str(run))),
     )
-    print(info)
-    return info
 
 
 if __name__ == "__main__":
-    main(parse_args(Args))
+    print(main(parse_args(Args)))

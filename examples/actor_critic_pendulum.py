@@ -3,8 +3,8 @@
 python examples/actor_critic_pendulum.py --algo sac --seed 1
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import gymnasium as gym
@@ -12,11 +12,10 @@ from torch import nn
 from torch.optim import Adam
 from torch.utils.tensorboard import SummaryWriter
 
+from rlpolicy import policy as policies
 from rlpolicy import seed_everything
 from rlpolicy.data import Collector, VectorReplayBuffer
-from rlpolicy.data.stats import InfoStats
 from rlpolicy.env import DummyVectorEnv
-from rlpolicy.policy import BasePolicy, CrossQPolicy, DroQPolicy, REDQPolicy, SACPolicy, TD3Policy, TQCPolicy
 from rlpolicy.policy.temperature import auto_alpha
 from rlpolicy.trainer import offpolicy_trainer
 from rlpolicy.utils import TensorboardLogger
@@ -24,7 +23,7 @@ from rlpolicy.utils.cli import parse_args
 from rlpolicy.utils.net.common import EnsembleLinear, Net
 from rlpolicy.utils.net.continuous import Actor, ActorProb, BatchRenorm, Critic
 
-LR, HIDDEN = 1e-3, [64, 64]
+UPDATES_PER_STEP = {"td3": 1, "sac": 1, "redq": 5, "tqc": 1, "crossq": 1, "droq": 5}
 
 
 @dataclass
@@ -36,100 +35,67 @@ class Args:
     seed: int = 0
     """of everything random"""
     steps: int = 20_000
-    """environment steps at most; training stops at --target"""
+    """environment steps at most; training stops at a mean test return of -180"""
     steps_per_test: int = 1_000
-    """environment steps between two tests"""
-    target: float = -180.0
-    """mean test return to stop at"""
-    logdir: str = "runs"
+    """environment steps between two tests of ten episodes"""
+    logdir: str = "runs/actor_critic_pendulum"
     """TensorBoard folder"""
 
 
-def with_optim(name: str, net: Any) -> dict[str, Any]:
-    return {name: net, f"{name}_optim": Adam(net.parameters(), lr=LR)}
+def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
+    obs, act, space = env.observation_space.shape, env.action_space.shape, {"action_space": env.action_space}
+
+    def learner(name: str, net: nn.Module) -> dict[str, Any]:
+        return {name: net, f"{name}_optim": Adam(net.parameters(), lr=1e-3)}
+
+    def critic(norm_layer: Any = None, num_quantiles: int = 1, **options: Any) -> dict[str, Any]:
+        net = Net(obs, act, hidden_sizes=[64, 64], concat=True, norm_layer=norm_layer, **options)
+        return learner("critic", Critic(net, flatten_input=not options, num_quantiles=num_quantiles, **options))
+
+    features = Net(obs, hidden_sizes=[64, 64])
+    gaussian = ActorProb(features, act, unbounded=True, conditioned_sigma=True)
+    soft = {**learner("actor", gaussian), **space, "alpha": auto_alpha(env.action_space, lr=1e-3)}
+    match algo:
+        case "td3":
+            return policies.TD3Policy(**learner("actor", Actor(features, act)), **critic(), **space)
+        case "sac":
+            return policies.SACPolicy(**soft, **critic())
+        case "redq":
+            five = critic(linear_layer=partial(EnsembleLinear, 5))
+            return policies.REDQPolicy(**soft, **five, ensemble_size=5, actor_delay=5)
+        case "tqc":
+            return policies.TQCPolicy(**soft, **critic(num_quantiles=25, linear_layer=partial(EnsembleLinear, 3)))
+        case "crossq":
+            bn = critic(linear_layer=lambda n_in, n_out: nn.Sequential(BatchRenorm(n_in), nn.Linear(n_in, n_out)))
+            return policies.CrossQPolicy(**soft, **bn)
+        case "droq":
+            dropped = critic(norm_layer=lambda units: nn.Sequential(nn.Dropout(0.01), nn.LayerNorm(units)))
+            return policies.DroQPolicy(**soft, **dropped, actor_delay=5)
+    raise SystemExit(f"--algo must be one of {', '.join(UPDATES_PER_STEP)}, got {algo}")
 
 
-def soft_actor(env: gym.Env[Any, Any]) -> dict[str, Any]:
-    obs, act = env.observation_space.shape, env.action_space.shape
-    actor = ActorProb(Net(obs, hidden_sizes=HIDDEN), act, unbounded=True, conditioned_sigma=True)
-    alpha = auto_alpha(env.action_space, lr=LR)
-    return {**with_optim("actor", actor), "alpha": alpha, "action_space": env.action_space}
-
-
-def critic(env: gym.Env[Any, Any], norm_layer: Any = None, num_quantiles: int = 1, **options: Any) -> dict[str, Any]:
-    obs, act = env.observation_space.shape, env.action_space.shape
-    net = Net(obs, act, hidden_sizes=HIDDEN, concat=True, norm_layer=norm_layer, **options)
-    return with_optim("critic", Critic(net, flatten_input=not options, num_quantiles=num_quantiles, **options))
-
-
-def td3(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    actor = Actor(Net(env.observation_space.shape, hidden_sizes=HIDDEN), env.action_space.shape)
-    return TD3Policy(**with_optim("actor", actor), **critic(env), action_space=env.action_space)
-
-
-def sac(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    return SACPolicy(**soft_actor(env), **critic(env))
-
-
-def redq(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    ensemble = critic(env, linear_layer=lambda n_in, n_out: EnsembleLinear(5, n_in, n_out))
-    return REDQPolicy(**soft_actor(env), **ensemble, ensemble_size=5, actor_delay=5)
-
-
-def tqc(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    ensemble = critic(env, num_quantiles=25, linear_layer=lambda n_in, n_out: EnsembleLinear(3, n_in, n_out))
-    return TQCPolicy(**soft_actor(env), **ensemble)
-
-
-def crossq(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    normalised = critic(env, linear_layer=lambda n_in, n_out: nn.Sequential(BatchRenorm(n_in), nn.Linear(n_in, n_out)))
-    return CrossQPolicy(**soft_actor(env), **normalised)
-
-
-def droq(env: gym.Env[Any, Any]) -> BasePolicy[Any]:
-    dropped = critic(env, norm_layer=lambda n: nn.Sequential(nn.Dropout(0.01), nn.LayerNorm(n)))
-    return DroQPolicy(**soft_actor(env), **dropped, actor_delay=5)
-
-
-ALGORITHMS: dict[str, tuple[Callable[[gym.Env[Any, Any]], BasePolicy[Any]], int]] = {
-    # policy, gradient steps per environment step
-    "td3": (td3, 1),
-    "sac": (sac, 1),
-    "redq": (redq, 5),
-    "tqc": (tqc, 1),
-    "crossq": (crossq, 1),
-    "droq": (droq, 5),
-}
-
-
-def main(args: Args) -> InfoStats:
-    seed_everything(args.seed)
-    env = gym.make("Pendulum-v1")
-    make_policy, updates_per_step = ALGORITHMS[args.algo]
-    policy = make_policy(env)
-    train_env = DummyVectorEnv([lambda: gym.make("Pendulum-v1")])
-    test_envs = DummyVectorEnv([lambda: gym.make("Pendulum-v1") for _ in range(10)])
-    train_env.seed(args.seed)
-    train = Collector(policy, train_env, VectorReplayBuffer(args.steps, 1), exploration_noise=True)
-    train.collect(n_step=400, random=True)
-    info = offpolicy_trainer(
+def main(args: Args) -> Any:
+    seed_everything(args.seed)  # for the networks' first weights; the trainer's seed is for all that follows
+    train_envs, test_envs = (DummyVectorEnv([lambda: gym.make("Pendulum-v1")] * k) for k in (1, 10))
+    policy, warmup = make_policy(args.algo, gym.make("Pendulum-v1")), min(400, args.steps_per_test // 2)
+    return offpolicy_trainer(
         policy,
-        train,
+        Collector(policy, train_envs, VectorReplayBuffer(args.steps, 1), exploration_noise=True),
         Collector(policy, test_envs),
         max_epoch=args.steps // args.steps_per_test,
         step_per_epoch=args.steps_per_test,
         step_per_collect=1,
         episode_per_test=10,
         batch_size=128,
-        update_per_step=updates_per_step,
-        test_in_train=False,
+        update_per_step=UPDATES_PER_STEP[args.algo],
+        random_steps=warmup,
+        learning_starts=warmup,
         seed=args.seed,
-        stop_fn=lambda mean_reward: mean_reward >= args.target,
-        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}_pendulum")),
+        test_in_train=False,
+        stop_fn=lambda mean_reward: mean_reward >= -180,
+        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}")),
     )
-    print(info)
-    return info
 
 
 if __name__ == "__main__":
-    main(parse_args(Args))
+    print(main(parse_args(Args)))

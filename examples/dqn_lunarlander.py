@@ -1,4 +1,4 @@
-"""Dueling double DQN on LunarLander-v3; some ten minutes on a laptop. Needs ``pip install 'rlpolicy[box2d]'``.
+"""Dueling double DQN on LunarLander-v3; a few minutes on a laptop. Needs ``pip install 'rlpolicy[box2d]'``.
 
 python examples/dqn_lunarlander.py --seed 1
 """

@@ -14,6 +14,12 @@ RUNS = {
     "ddpg_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
     "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
     "own_loop.py": "--steps 600 --warmup 300",
+    "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
+    "actor_critic_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
+    "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
+    "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
+    "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
 }
 
 
@@ -48,6 +54,26 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     check_training(tmp_path, capsys.readouterr().out)
     (weights,) = tmp_path.glob("runs/**/policy.pth")
     assert "actor.last.model.0.weight" in torch.load(weights, weights_only=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "needs"),
+    [
+        ("actor_critic_pendulum.py", "gymnasium"),
+        ("actor_critic_mujoco.py", "mujoco"),
+        ("discrete_sac_cartpole.py", "gymnasium"),
+        ("dqn_lunarlander.py", "Box2D"),
+        ("value_based_cartpole.py", "gymnasium"),
+    ],
+)
+def test_algorithm_families(
+    name: str, needs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip(needs)
+    run(name, tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "Epoch #1/" in printed
+    assert "Training ended: " in printed
 
 
 def test_own_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

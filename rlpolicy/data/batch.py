@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Iterator, KeysView, 
 from itertools import pairwise
 from operator import itemgetter
 from types import EllipsisType
-from typing import Any, Protocol, Self, TypeAlias, TypeVar
+from typing import Any, Protocol, Self, TypeAlias, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ TBatch = TypeVar("TBatch", bound="BatchProtocol")
 _ndarray, _Tensor = np.ndarray, torch.Tensor
 
 
+@runtime_checkable
 class BatchProtocol(Protocol):
     """What typed batches (:mod:`rlpolicy.data.types`) share; :class:`Batch` is the one implementation."""
 

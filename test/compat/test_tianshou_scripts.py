@@ -301,6 +301,50 @@ def test_custom_policy_on_policy_with_preprocess_fn() -> None:
     assert Push().action_space.contains(action)
 
 
+class ReinforcePolicy(BasePolicy):
+    """Stores the log-probabilities of its actions and uses them in ``learn`` as the tensors they were."""
+
+    def __init__(self) -> None:
+        super().__init__(action_space=Push().action_space)
+        self.actor = ActorProb(Net((2,), hidden_sizes=[8]), (1,))
+
+    def forward(self, batch: Batch, state: Any = None, **kwargs: Any) -> Batch:
+        dist = Independent(Normal(*self.actor(batch.obs)[0]), 1)
+        act = dist.sample()
+        return Batch(act=act, dist=dist, policy=Batch(log_prob=dist.log_prob(act)))
+
+    def learn(self, batch: Batch, **kwargs: Any) -> MyStats:
+        new = self(batch).dist.log_prob(to_torch_as(batch.act, batch.policy.log_prob))
+        loss = ((new - batch.policy.log_prob).exp() * to_torch_as(batch.rew, new)).mean()
+        loss.backward()
+        return MyStats(loss=loss.item())
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: VectorReplayBuffer(60, 3),
+        lambda: VectorReplayBuffer(60, 3, stack_num=2, ignore_obs_next=True),
+        lambda: CachedReplayBuffer(ReplayBuffer(60), 3, 20),
+    ],
+)
+def test_tensors_of_the_policy_come_back_as_tensors(make: Any, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    policy, buffer = ReinforcePolicy(), make()
+    Collector(policy, make_envs(3), buffer).collect(n_step=45)
+    batch, indices = buffer.sample(0)
+    assert isinstance(batch.policy.log_prob, torch.Tensor)
+    assert batch.policy.log_prob.shape == ((45,) if buffer.stack_num == 1 else (45, 2))
+    assert isinstance(batch.obs, np.ndarray)
+    assert isinstance(batch.act, np.ndarray)
+    one = buffer.get(int(indices[7]), "policy", stack_num=1).log_prob
+    assert torch.equal(one, batch.policy.log_prob[7, ...] if buffer.stack_num == 1 else batch.policy.log_prob[7, -1])
+    if buffer.stack_num == 1:
+        assert policy.update(0, buffer).loss == pytest.approx(batch.rew.mean(), rel=1e-4)  # ratios are still 1
+    loaded = pickle.loads(pickle.dumps(buffer))
+    assert torch.equal(loaded[:].policy.log_prob, batch.policy.log_prob)
+
+
 class Drift(BaseNoise):
     """Noise as users write it: ``reset`` without arguments, ``__init__`` not called."""
 
@@ -529,6 +573,7 @@ def test_async_collection_in_subprocesses() -> None:
     try:
         envs.seed([1, 2, 3])
         assert envs.is_async
+        assert envs.get_env_attr("limit") == [4.0, 5.0, 6.0]
         with pytest.raises(AssertionError):
             Collector(make_ddpg(), envs).collect(n_step=3)
         with pytest.warns(UserWarning):
@@ -536,7 +581,6 @@ def test_async_collection_in_subprocesses() -> None:
         for n_episode in (1, 4):
             assert collector.collect(n_episode=n_episode).n_collected_episodes >= n_episode
         assert collector.collect(n_step=20).n_collected_steps >= 20
-        assert sorted(envs.get_env_attr("limit")) == [4.0, 5.0, 6.0]
         for i, child in enumerate(collector.buffer.buffers):
             assert (child[:].info.env_id == i).all()
             done = child[:].done

@@ -13,6 +13,7 @@ from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
+from rlpolicy.policy.base import BasePolicy
 
 sys.path.insert(0, str(Path(__file__).parent))
 from zoo import DISCRETE, OBS, SPACES, ZOO, make, transitions
@@ -160,6 +161,12 @@ def test_prioritized_replay(name: str) -> None:
     critics = [key for key in heavy.stats.get_loss_stats_dict() if "critic" in key or key in ("loss", "quantile_loss")]
     ratio = [light.stats.get_loss_stats_dict()[key] / heavy.stats.get_loss_stats_dict()[key] for key in critics]
     assert min(abs(r - 0.5) for r in ratio) < 0.02
+
+
+def test_class_takes_its_stats_in_annotations(name: str) -> None:
+    cls = type(make(name))
+    assert cls[int] is cls
+    assert BasePolicy[int] is not BasePolicy
 
 
 def test_whole_buffer_and_empty_buffer(name: str) -> None:

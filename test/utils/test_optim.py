@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from rlpolicy.utils.optim import clone_optimizer, descend, frozen, hard_update, optim_step, polyak_update
+from rlpolicy.utils.optim import clone_optimizer, descend, descend_each, frozen, hard_update, optim_step, polyak_update
 
 
 def linear(value: float) -> nn.Linear:
@@ -40,6 +40,27 @@ def test_descend_with_params_leaves_other_gradients_alone():
     assert critic.weight.grad is None
     expected = abs(critic.weight.item()) * 2**0.5
     assert norm.item() == pytest.approx(expected, rel=1e-5)
+
+
+def test_descend_each_steps_every_optimiser_once():
+    one, two = linear(3.0), linear(5.0)
+    optims = [torch.optim.SGD(net.parameters(), lr=rate) for net, rate in ((one, 0.1), (two, 0.01))]
+    for step in (1, 2):  # gradients of the first call do not count in the second
+        descend_each(optims, (one(torch.ones(1, 2)) * 2 + two(torch.ones(1, 2)) * 4).sum())
+        assert one.weight.tolist() == [[pytest.approx(3 - 0.2 * step)] * 2]
+        assert two.weight.tolist() == [[pytest.approx(5 - 0.04 * step)] * 2]
+
+
+def test_descend_each_clips_each_and_takes_an_optimiser_of_both_once():
+    one, two = linear(3.0), linear(5.0)
+    optims = [torch.optim.SGD(net.parameters(), lr=1.0) for net in (one, two)]
+    descend_each(optims, (one(torch.ones(1, 2)) * 2 + two(torch.ones(1, 2)) * 40).sum(), max_grad_norm=0.5)
+    for net in (one, two):
+        assert torch.stack([p.grad.norm() for p in net.parameters()]).norm() == pytest.approx(0.5, rel=1e-4)
+    both = torch.optim.SGD([*one.parameters(), *two.parameters()], lr=0.1)
+    before = one.weight[0, 0].item()
+    descend_each([both, both], (one(torch.ones(1, 2)) + two(torch.ones(1, 2))).sum())
+    assert one.weight[0, 0].item() == pytest.approx(before - 0.1)
 
 
 def test_optim_step_clips_the_given_module():

@@ -427,7 +427,8 @@ class ReplayBuffer:
             if default_value is not None or column is not None:
                 return default_value if column is None else Batch()
             raise KeyError(key)
-        return column[index if stack_num == 1 else self._frames(self._as_index(index), stack_num)]
+        rows = index if stack_num == 1 else self._frames(self._as_index(index), stack_num)
+        return self._storage.as_given(column[rows], (key,))
 
     def _frames(self, index: np.ndarray, stack_num: int) -> np.ndarray:
         """Rows of the ``stack_num`` frames up to each index: (*index.shape, stack_num), oldest first."""
@@ -507,6 +508,7 @@ class ReplayBuffer:
             "class": type(self).__name__,
             "config": self._config(),
             "columns": self._storage.columns,
+            "tensors": sorted(map(list, self._storage.tensors)),
             "rings": self._rings.state(),
             "rng": self.rng.bit_generator.state,
         }
@@ -525,6 +527,7 @@ class ReplayBuffer:
             raise ValueError(f"the file holds a {state['class']}: load it with {state['class']}.load")
         buffer = cls._build(state["config"], overrides)
         buffer._storage.load(Batch(state["columns"]))
+        buffer._storage.tensors.update(map(tuple, state["tensors"]))
         buffer._rings.load_state(state["rings"])
         buffer.rng.bit_generator.state = state["rng"]
         if buffer._final is not None:

@@ -26,6 +26,8 @@ Path = tuple[str, ...]
 FLOAT_KEYS = ("rew",)
 OBJECT = "O"
 BOOL_KEYS = ("terminated", "truncated", "done")
+ARRAY_KEYS = ("obs", "act", "rew", *BOOL_KEYS, "obs_next")
+"""Names that are always read as arrays; below others, such as ``policy``, tensors come back as tensors."""
 
 
 class Storage:
@@ -44,6 +46,8 @@ class Storage:
         self._stage: np.ndarray | None = None
         self._staged: dict[int, np.ndarray] = {}
         self._usual: Any = None
+        self.tensors: set[Path] = set()
+        """Columns that are read as tensors, because their first value was one."""
 
     def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
         """Set ``rows`` of every column; columns that ``values`` lacks get 0 (None for objects).
@@ -138,7 +142,16 @@ class Storage:
                 packed = self._packed.take(rows)
             else:
                 packed = self._packed[rows].copy()  # a slice or a single row would be a view
-        return self._read(self.columns, rows, packed, (), skip)
+        found: Batch = self.as_given(self._read(self.columns, rows, packed, (), skip))
+        return found
+
+    def as_given(self, value: Any, path: Path = ()) -> Any:
+        """What was read from the columns below ``path``, with tensors where tensors were given."""
+        if not self.tensors:
+            return value
+        if isinstance(value, Batch):
+            return Batch.wrap({key: self.as_given(inner, (*path, key)) for key, inner in value.__dict__.items()})
+        return torch.from_numpy(np.array(value)) if path in self.tensors else value
 
     def _read(self, columns: Batch, rows: Any, packed: Any, path: Path, skip: tuple[str, ...] = ()) -> Batch:
         out: dict[str, Any] = {}
@@ -163,11 +176,13 @@ class Storage:
             if len(column) != self.size:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
         self._packed, self._fields, self._stage, self._usual, self.columns = None, {}, None, None, columns
+        self.tensors = set()
 
     # -- allocation -------------------------------------------------------------------------------------------------
 
     def _allocate(self, values: Mapping[str, Any] | Batch, batched: bool) -> None:
         """Make all columns of the first transition; the small numeric ones as fields of one block."""
+        self._note_tensors(values, ())
         specs = {path: self._spec(path, value, batched) for path, value in leaves(values)}
         small = {
             path: (dtype, shape)
@@ -184,6 +199,14 @@ class Storage:
                 self._place(path, self._packed[self._fields[path]])
             else:
                 self._place(path, empty_column(self.size, dtype, shape))
+
+    def _note_tensors(self, value: Any, path: Path) -> None:
+        if isinstance(value, Mapping | Batch):
+            for key, inner in value.items():
+                if path or key not in ARRAY_KEYS:
+                    self._note_tensors(inner, (*path, key))
+        elif isinstance(value, torch.Tensor):
+            self.tensors.add(path)
 
     def _place(self, path: Path, column: np.ndarray) -> None:
         node = self.columns
@@ -246,6 +269,8 @@ class Storage:
                         f"{'.'.join((*path, key))} was a Batch with {sorted(column.__dict__)} so far, "
                         f"got a {type(value).__name__}"
                     )
+                if path or key not in ARRAY_KEYS:
+                    self._note_tensors(value, (*path, key))
                 value = as_storable(value)
                 dtype, shape = self._spec((*path, key), value, count is not None)
                 self._place((*path, key), empty_column(self.size, dtype, shape))
@@ -296,12 +321,13 @@ class Storage:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"size": self.size, "obs_dtype": self.obs_dtype, "columns": self.columns}
+        return {"size": self.size, "obs_dtype": self.obs_dtype, "columns": self.columns, "tensors": self.tensors}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Columns come back as arrays of their own and are packed again."""
         self.__init__(state["size"], state["obs_dtype"])  # type: ignore[misc]
         self.load(state["columns"])
+        self.tensors = state["tensors"]
 
     def load(self, columns: Batch) -> None:
         """Copy whole columns of ``size`` rows in, packed as if they had been written row by row."""
@@ -322,6 +348,11 @@ class StorageView:
         """Views of the parent's columns."""
         return _sliced(self.parent.columns, slice(self.start, self.start + self.size))
 
+    @property
+    def tensors(self) -> set[Path]:
+        """The parent's columns that are read as tensors."""
+        return self.parent.tensors
+
     def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
         """See :meth:`Storage.write`; rows count from this view's start."""
         self.parent.write(self._shift(rows), values)
@@ -329,6 +360,10 @@ class StorageView:
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """See :meth:`Storage.read`; rows count from this view's start."""
         return self.parent.read(np.arange(self.size)[rows] + self.start, skip)
+
+    def as_given(self, value: Any, path: Path = ()) -> Any:
+        """See :meth:`Storage.as_given`."""
+        return self.parent.as_given(value, path)
 
     def replace(self, columns: Batch) -> None:
         """A view cannot be given other arrays than its storage's."""

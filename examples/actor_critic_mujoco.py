@@ -39,6 +39,8 @@ class Args:
     """environment steps between two tests of ten episodes"""
     start_timesteps: int | None = None
     """random steps before training; by default 10,000 for sac and 25,000 for td3"""
+    buffer_size: int = 1_000_000
+    """transitions"""
     hidden_sizes: tuple[int, ...] = (256, 256)
     """of all networks"""
     batch_size: int = 256
@@ -69,7 +71,7 @@ def main(args: Args) -> Any:
     policy = make_policy(args, gym.make(args.task))
     train_envs, test_envs = (DummyVectorEnv([lambda: gym.make(args.task)] * k) for k in (1, 10))
     train_envs.seed(args.seed)
-    buffer = VectorReplayBuffer(1_000_000, 1, obs_dtype="float32", seed=args.seed)
+    buffer = VectorReplayBuffer(args.buffer_size, 1, obs_dtype="float32", seed=args.seed)
     train = Collector(policy, train_envs, buffer, exploration_noise=True)
     random_steps = 25_000 if args.algo == "td3" else 10_000
     train.collect(n_step=random_steps if args.start_timesteps is None else args.start_timesteps, random=True)

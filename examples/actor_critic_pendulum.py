@@ -12,18 +12,16 @@ from torch import nn
 from torch.optim import Adam
 from torch.utils.tensorboard import SummaryWriter
 
-from rlpolicy import policy as policies
 from rlpolicy import seed_everything
 from rlpolicy.data import Collector, VectorReplayBuffer
 from rlpolicy.env import DummyVectorEnv
+from rlpolicy.policy import CrossQPolicy, DroQPolicy, REDQPolicy, SACPolicy, TD3Policy, TQCPolicy
 from rlpolicy.policy.temperature import auto_alpha
 from rlpolicy.trainer import offpolicy_trainer
 from rlpolicy.utils import TensorboardLogger
 from rlpolicy.utils.cli import parse_args
 from rlpolicy.utils.net.common import EnsembleLinear, Net
 from rlpolicy.utils.net.continuous import Actor, ActorProb, BatchRenorm, Critic
-
-UPDATES_PER_STEP = {"td3": 1, "sac": 1, "redq": 5, "tqc": 1, "crossq": 1, "droq": 5}
 
 
 @dataclass
@@ -35,7 +33,7 @@ class Args:
     seed: int = 0
     """of everything random"""
     steps: int = 20_000
-    """environment steps at most; training stops at a mean test return of -180"""
+    """environment steps at most; training stops at a test of -180"""
     steps_per_test: int = 1_000
     """environment steps between two tests of ten episodes"""
     logdir: str = "runs/actor_critic_pendulum"
@@ -43,7 +41,7 @@ class Args:
 
 
 def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
-    obs, act, space = env.observation_space.shape, env.action_space.shape, {"action_space": env.action_space}
+    obs, act = env.observation_space.shape, env.action_space.shape
 
     def learner(name: str, net: nn.Module) -> dict[str, Any]:
         return {name: net, f"{name}_optim": Adam(net.parameters(), lr=1e-3)}
@@ -53,31 +51,31 @@ def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
         return learner("critic", Critic(net, flatten_input=not options, num_quantiles=num_quantiles, **options))
 
     features = Net(obs, hidden_sizes=[64, 64])
-    gaussian = ActorProb(features, act, unbounded=True, conditioned_sigma=True)
-    soft = {**learner("actor", gaussian), **space, "alpha": auto_alpha(env.action_space, lr=1e-3)}
+    soft = learner("actor", ActorProb(features, act, unbounded=True, conditioned_sigma=True))
+    soft |= {"alpha": auto_alpha(env.action_space, lr=1e-3), "action_space": env.action_space}
     match algo:
         case "td3":
-            return policies.TD3Policy(**learner("actor", Actor(features, act)), **critic(), **space)
+            return TD3Policy(**learner("actor", Actor(features, act)), **critic(), action_space=env.action_space)
         case "sac":
-            return policies.SACPolicy(**soft, **critic())
+            return SACPolicy(**soft, **critic())
         case "redq":
             five = critic(linear_layer=partial(EnsembleLinear, 5))
-            return policies.REDQPolicy(**soft, **five, ensemble_size=5, actor_delay=5)
+            return REDQPolicy(**soft, **five, ensemble_size=5, actor_delay=5)
         case "tqc":
-            return policies.TQCPolicy(**soft, **critic(num_quantiles=25, linear_layer=partial(EnsembleLinear, 3)))
+            return TQCPolicy(**soft, **critic(num_quantiles=25, linear_layer=partial(EnsembleLinear, 3)))
         case "crossq":
-            bn = critic(linear_layer=lambda n_in, n_out: nn.Sequential(BatchRenorm(n_in), nn.Linear(n_in, n_out)))
-            return policies.CrossQPolicy(**soft, **bn)
+            norm = critic(linear_layer=lambda n_in, n_out: nn.Sequential(BatchRenorm(n_in), nn.Linear(n_in, n_out)))
+            return CrossQPolicy(**soft, **norm)
         case "droq":
             dropped = critic(norm_layer=lambda units: nn.Sequential(nn.Dropout(0.01), nn.LayerNorm(units)))
-            return policies.DroQPolicy(**soft, **dropped, actor_delay=5)
-    raise SystemExit(f"--algo must be one of {', '.join(UPDATES_PER_STEP)}, got {algo}")
+            return DroQPolicy(**soft, **dropped, actor_delay=5)
+    raise SystemExit(f"--algo must be td3, sac, redq, tqc, crossq or droq, got {algo}")
 
 
 def main(args: Args) -> Any:
     seed_everything(args.seed)  # for the networks' first weights; the trainer's seed is for all that follows
     train_envs, test_envs = (DummyVectorEnv([lambda: gym.make("Pendulum-v1")] * k) for k in (1, 10))
-    policy, warmup = make_policy(args.algo, gym.make("Pendulum-v1")), min(400, args.steps_per_test // 2)
+    policy = make_policy(args.algo, gym.make("Pendulum-v1"))
     return offpolicy_trainer(
         policy,
         Collector(policy, train_envs, VectorReplayBuffer(args.steps, 1), exploration_noise=True),
@@ -87,11 +85,11 @@ def main(args: Args) -> Any:
         step_per_collect=1,
         episode_per_test=10,
         batch_size=128,
-        update_per_step=UPDATES_PER_STEP[args.algo],
-        random_steps=warmup,
-        learning_starts=warmup,
-        seed=args.seed,
+        update_per_step=5 if args.algo in ("redq", "droq") else 1,
+        random_steps=min(400, args.steps_per_test // 2),
+        learning_starts=min(400, args.steps_per_test // 2),
         test_in_train=False,
+        seed=args.seed,
         stop_fn=lambda mean_reward: mean_reward >= -180,
         logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}")),
     )

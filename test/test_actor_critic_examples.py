@@ -1,4 +1,4 @@
-"""The actor-critic examples run, with settings that take a second or two."""
+"""Every algorithm of the actor-critic examples runs."""
 
 import runpy
 import sys
@@ -10,7 +10,7 @@ import torch
 EXAMPLES = Path(__file__).parents[1] / "examples"
 PENDULUM = "--steps 40 --steps-per-test 40"
 MUJOCO = (
-    "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 50 --start-timesteps 100 "
+    "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 50 --start-timesteps 100 --buffer-size 1000 "
     "--hidden-sizes 16 16 --batch-size 32"
 )
 
@@ -36,11 +36,6 @@ def test_pendulum(
     algo: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("actor_critic_pendulum.py", f"--algo {algo} {PENDULUM}", tmp_path, monkeypatch)
-    check(tmp_path, capsys.readouterr().out)
-
-
-def test_cartpole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run("discrete_sac_cartpole.py", "--steps 200 --steps-per-test 200 --seed 1", tmp_path, monkeypatch)
     check(tmp_path, capsys.readouterr().out)
 
 

@@ -65,22 +65,24 @@ class Rings:
         if rew.ndim > 1 and self.ep_rew.shape[1:] != rew.shape[1:]:
             self._shape_rewards(rew.shape[1:])
         ep_start = self.start[ids] + self.ep_start[ids]
-        ep_rew = self.ep_rew[ids] + rew
-        ep_len = self.ep_len[ids] + 1
-        capacity = self.capacity[ids]
-        cursor = (self.cursor[ids] + 1) % capacity
-        self.cursor[ids] = cursor
-        self.size[ids] = np.minimum(self.size[ids] + 1, capacity)
-        if True not in done.tolist():
-            self.ep_rew[ids] = ep_rew
-            self.ep_len[ids] = ep_len
-            return np.zeros(ep_rew.shape), np.zeros(len(ep_len), np.int64), ep_start
-        going = ~done
-        going_rew = going if ep_rew.ndim == 1 else going[:, None]
-        self.ep_rew[ids] = np.where(going_rew, ep_rew, 0.0)
-        self.ep_len[ids] = ep_len * going
-        self.ep_start[ids] = np.where(done, cursor, self.ep_start[ids])
-        return np.where(going_rew, 0.0, ep_rew), np.where(going, 0, ep_len), ep_start
+        # views of the state when ids are all segments, copies to be written back when they are some
+        ep_rew, ep_len, first = self.ep_rew[ids], self.ep_len[ids], self.ep_start[ids]
+        cursor, size, capacity = self.cursor[ids], self.size[ids], self.capacity[ids]
+        ep_rew += rew
+        ep_len += 1
+        cursor += 1
+        cursor %= capacity
+        size += size < capacity
+        returned, length = np.zeros(ep_rew.shape), np.zeros(len(ep_len), np.int64)
+        if True in done.tolist():
+            returned[done], length[done] = ep_rew[done], ep_len[done]
+            ep_rew[done] = 0.0
+            ep_len[done] = 0
+            first[done] = cursor[done]
+        if not isinstance(ids, slice):
+            self.ep_rew[ids], self.ep_len[ids], self.ep_start[ids] = ep_rew, ep_len, first
+            self.cursor[ids], self.size[ids] = cursor, size
+        return returned, length, ep_start
 
     def advance_one(self, i: int, rew: float | np.ndarray, done: bool) -> tuple[float | np.ndarray, int, int]:
         """:meth:`advance` for the single segment ``i``, without arrays of one element (five times quicker)."""

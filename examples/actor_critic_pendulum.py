@@ -33,7 +33,7 @@ class Args:
     seed: int = 0
     """of everything random"""
     steps: int = 20_000
-    """environment steps at most; training stops at a test of -180"""
+    """environment steps after 400 random ones, at most; training stops at a test of -180"""
     steps_per_test: int = 1_000
     """environment steps between two tests of ten episodes"""
     logdir: str = "runs/actor_critic_pendulum"
@@ -51,11 +51,11 @@ def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
         return learner("critic", Critic(net, flatten_input=not options, num_quantiles=num_quantiles, **options))
 
     features = Net(obs, hidden_sizes=[64, 64])
+    if algo == "td3":
+        return TD3Policy(**learner("actor", Actor(features, act)), **critic(), action_space=env.action_space)
     soft = learner("actor", ActorProb(features, act, unbounded=True, conditioned_sigma=True))
     soft |= {"alpha": auto_alpha(env.action_space, lr=1e-3), "action_space": env.action_space}
     match algo:
-        case "td3":
-            return TD3Policy(**learner("actor", Actor(features, act)), **critic(), action_space=env.action_space)
         case "sac":
             return SACPolicy(**soft, **critic())
         case "redq":
@@ -76,9 +76,12 @@ def main(args: Args) -> Any:
     seed_everything(args.seed)  # for the networks' first weights; the trainer's seed is for all that follows
     train_envs, test_envs = (DummyVectorEnv([lambda: gym.make("Pendulum-v1")] * k) for k in (1, 10))
     policy = make_policy(args.algo, gym.make("Pendulum-v1"))
+    train_envs.seed(args.seed)
+    train = Collector(policy, train_envs, VectorReplayBuffer(args.steps, 1), exploration_noise=True)
+    train.collect(n_step=400, random=True)
     return offpolicy_trainer(
         policy,
-        Collector(policy, train_envs, VectorReplayBuffer(args.steps, 1), exploration_noise=True),
+        train,
         Collector(policy, test_envs),
         max_epoch=args.steps // args.steps_per_test,
         step_per_epoch=args.steps_per_test,
@@ -86,8 +89,6 @@ def main(args: Args) -> Any:
         episode_per_test=10,
         batch_size=128,
         update_per_step=5 if args.algo in ("redq", "droq") else 1,
-        random_steps=min(400, args.steps_per_test // 2),
-        learning_starts=min(400, args.steps_per_test // 2),
         test_in_train=False,
         seed=args.seed,
         stop_fn=lambda mean_reward: mean_reward >= -180,

@@ -59,8 +59,7 @@ def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
         case "sac":
             return SACPolicy(**soft, **critic())
         case "redq":
-            five = critic(linear_layer=partial(EnsembleLinear, 5))
-            return REDQPolicy(**soft, **five, ensemble_size=5, actor_delay=5)
+            return REDQPolicy(**soft, **critic(linear_layer=partial(EnsembleLinear, 5)), ensemble_size=5, actor_delay=5)
         case "tqc":
             return TQCPolicy(**soft, **critic(num_quantiles=25, linear_layer=partial(EnsembleLinear, 3)))
         case "crossq":

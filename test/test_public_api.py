@@ -62,7 +62,7 @@ TIANSHOU = {
     "utils": "BaseLogger LazyLogger TensorboardLogger BasicLogger WandbLogger MovAvg RunningMeanStd "
     "MultipleLRSchedulers tqdm_config DummyTqdm deprecation",
     "utils.conversion": "to_optional_float",
-    "utils.logger.base": "BaseLogger LazyLogger DataScope",
+    "utils.logger.base": "BaseLogger LazyLogger DataScope VALID_LOG_VALS_TYPE VALID_LOG_VALS",
     "utils.logger.tensorboard": "TensorboardLogger BasicLogger",
     "utils.logger.wandb": "WandbLogger",
     "utils.logging": "set_numerical_fields_to_precision configure run_main run_cli datetime_tag add_file_logger "

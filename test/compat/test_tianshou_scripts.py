@@ -39,6 +39,7 @@ from rlpolicy.policy.base import TrainingStats
 from rlpolicy.policy.modelfree.ddpg import DDPGTrainingStats
 from rlpolicy.trainer import OfflineTrainer, OffpolicyTrainer, OnpolicyTrainer
 from rlpolicy.utils import BaseLogger, MovAvg, MultipleLRSchedulers, RunningMeanStd, TensorboardLogger
+from rlpolicy.utils.logger.base import VALID_LOG_VALS, VALID_LOG_VALS_TYPE
 from rlpolicy.utils.logging import datetime_tag
 from rlpolicy.utils.net.common import ActorCritic, Net, Recurrent, get_dict_state_decorator
 from rlpolicy.utils.net.continuous import Actor, ActorProb, Critic, RecurrentActorProb, RecurrentCritic
@@ -230,6 +231,7 @@ class LinearPolicy(BasePolicy[MyStats]):
         self, batch: ObsBatchProtocol, state: dict | BatchProtocol | np.ndarray | None = None, **kwargs: Any
     ) -> ActBatchProtocol:
         self.modes.append(self.training)
+        assert state is None or isinstance(state, np.ndarray | BatchProtocol)
         count = np.zeros((len(batch.obs), 1), int) if state is None else state + 1
         act = self.model(torch.as_tensor(batch.obs))
         return Batch(act=act, state=count, policy=Batch(seen=batch.obs[:, 0]))
@@ -658,7 +660,8 @@ class MemoryLogger(BaseLogger):
         super().__init__(train_interval=1, test_interval=1, update_interval=5, info_interval=1)
         self.written: list[tuple[str, int, dict]] = []
 
-    def write(self, step_type: str, step: int, data: dict[str, Any]) -> None:
+    def write(self, step_type: str, step: int, data: dict[str, VALID_LOG_VALS_TYPE]) -> None:
+        assert all(isinstance(value, VALID_LOG_VALS) for value in data.values())
         self.written.append((step_type, step, data))
 
     def save_data(self, epoch: int, env_step: int, gradient_step: int, save_checkpoint_fn: Any = None) -> None:
@@ -747,6 +750,10 @@ def test_batch_gymnastics() -> None:
     assert "Batch(" in repr(data)
     assert to_torch_as(np.ones(2), torch.zeros(1, dtype=torch.float64)).dtype == torch.float64
     assert to_numpy({"a": torch.ones(2)})["a"].tolist() == to_torch(Batch(a=[1.0, 1.0])).a.tolist()
+    assert isinstance(data, BatchProtocol)
+    assert not isinstance({}, BatchProtocol)
+    assert isinstance(Batch(obs=1, info=Batch()), ObsBatchProtocol)
+    assert not isinstance(Batch(obs=1), ObsBatchProtocol)
     copied = pickle.loads(pickle.dumps(Batch(**data)))
     assert copied.act.tolist() == data.act.tolist()
 

@@ -55,7 +55,8 @@ def q_values(critics: Sequence[nn.Module], obs: Any, act: Any = None) -> Tensor:
         return _one_by_one(critics, obs, act)
     stack = _stacks.get(critics[0])
     if stack is None or stack.chains != chains:  # modules are equal only to themselves
-        stack = _stacks[critics[0]] = _Stack(chains)
+        inputs = {(type(critic), repr(getattr(critic, "obs_key", None))) for critic in critics}
+        stack = _stacks[critics[0]] = _Stack(chains, same_input=len(inputs) == 1)
     if not stack.ready():
         return _one_by_one(critics, obs, act)
     return stack(_input(critics[0], obs, act))
@@ -99,9 +100,9 @@ def _chain(critic: Any) -> Chain | None:
 class _Stack:
     """E chains of equal structure, computed at once from joint tensors of which their parameters are views."""
 
-    def __init__(self, chains: list[Chain | None]) -> None:
+    def __init__(self, chains: list[Chain | None], same_input: bool) -> None:
         self.chains = chains
-        self.alike = _alike(chains)
+        self.alike = same_input and _alike(chains)
         self.params: list[Any] = []
         """Weights of the first layer, its biases, weights of the second, ...; each of chain 0, 1, ..., E - 1."""
         self.addresses: list[int] = []

@@ -258,6 +258,7 @@ def with_weight_norm() -> list[Critic]:
         lambda: [critic(), critic(activation=nn.Tanh)],
         lambda: [critic(activation=nn.LeakyReLU), critic(activation=nn.LeakyReLU, act_args=(0.3,))],
         lambda: [critic(norm_layer=nn.LayerNorm), critic(norm_layer=nn.LayerNorm)],
+        lambda: [Critic(nn.Sequential(nn.Linear(O + A, 8)), preprocess_net_output_dim=8) for _ in range(2)],
         lambda: [
             Critic(nn.Linear(O, 8), preprocess_net_output_dim=8 + A, apply_preprocess_net_to_obs_only=True)
             for _ in range(2)
@@ -314,9 +315,12 @@ def test_functional_calls() -> None:
 def test_keys_of_observations() -> None:
     pair = [Critic(Net(O, A, hidden_sizes=[4], concat=True), obs_key=("a", "b")) for _ in range(2)]
     obs, act = data()
-    parts = {"a": obs[:, :2].numpy(), "b": obs[:, 2:], "c": obs}
+    parts: dict[str, Any] = {"a": obs[:, :2].numpy(), "b": obs[:, 2:], "c": obs}
     q = q_values(pair, parts, act.numpy())
     torch.testing.assert_close(q, torch.stack([one(parts, act) for one in pair]))
     assert is_batched(pair)
+    others = [Critic(Net(2, A, hidden_sizes=[4], concat=True), obs_key=key) for key in ("a", "d")]
+    parts["d"] = obs[:, :2] + 1.0
+    torch.testing.assert_close(q_values(others, parts, act), torch.stack([one(parts, act) for one in others]))
     named = [discrete.Critic(Net(O, hidden_sizes=[4], obs_key="c")) for _ in range(2)]
     torch.testing.assert_close(q_values(named, parts), torch.stack([one(parts) for one in named]))

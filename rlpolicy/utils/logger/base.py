@@ -3,11 +3,17 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from enum import StrEnum
-from typing import Any
+from numbers import Number
+from typing import Any, get_args
+
+import numpy as np
 
 from rlpolicy.utils.conversion import flatten_scalars
 
 SaveCheckpointFn = Callable[[int, int, int], str]
+VALID_LOG_VALS_TYPE = int | float | Number | np.number | np.ndarray
+"""What :meth:`BaseLogger.write` may get, for the annotations of subclasses."""
+VALID_LOG_VALS = get_args(VALID_LOG_VALS_TYPE)
 
 
 class DataScope(StrEnum):

@@ -15,10 +15,12 @@ EXTRAS = {
     "envpool": ["envpool>=1.2"],
     "ray": ["ray>=2.9"],
     "box2d": ["gymnasium[box2d]>=1.1"],
+    "atari": ["ale-py>=0.10", "opencv-python-headless>=4.5"],  # OpenCV: gymnasium's AtariPreprocessing resizes with it
     "test": ["pytest>=7.4", "pytest-cov>=4.1", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
-EXTRAS["all"] = sorted({req for name in ("mujoco", "box2d", "hdf5", "wandb", "envpool", "ray") for req in EXTRAS[name]})
+OPTIONAL = ("mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray")
+EXTRAS["all"] = sorted({req for name in OPTIONAL for req in EXTRAS[name]})
 
 setup(
     name="rlpolicy",

@@ -6,6 +6,7 @@ python examples/ddpg_pendulum.py --seed 1
 from dataclasses import dataclass
 
 import gymnasium as gym
+import torch
 from torch.optim import Adam
 from torch.utils.tensorboard import SummaryWriter
 
@@ -38,6 +39,8 @@ class Args:
     """mean test return to stop at"""
     lr: float = 1e-3
     """learning rate of both networks"""
+    threads: int = 1
+    """of torch; networks of this size are fastest with one, and two stall each other on a busy machine"""
     logdir: str = "runs/ddpg_pendulum"
     """TensorBoard folder"""
 
@@ -51,6 +54,7 @@ class ShowLastEpoch(Callback):
 
 
 def main(args: Args) -> None:
+    torch.set_num_threads(args.threads)
     seed_everything(args.seed)  # the networks' first weights; the trainer's seed is for all that follows
     env = gym.make("Pendulum-v1")
     train_envs = DummyVectorEnv([lambda: gym.make("Pendulum-v1") for _ in range(args.train_envs)])

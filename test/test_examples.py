@@ -17,6 +17,9 @@ RUNS = {
     "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
     "actor_critic_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
     "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "atari/dqn_atari.py": "--algo iqn --epochs 1 --steps-per-epoch 40 --learning-starts 20 --buffer-size 100 "
+    "--train-envs 1 --max-frames 40",
+    "her_reach.py": "--epochs 1 --steps-per-epoch 300",
     "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
@@ -34,6 +37,7 @@ def _same_number_of_threads() -> Iterator[None]:
 def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "argv", [name, *RUNS[name].split()])
+    monkeypatch.syspath_prepend((EXAMPLES / name).parent)  # as when Python runs the file
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
 
@@ -61,6 +65,7 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     [
         ("actor_critic_pendulum.py", "gymnasium"),
         ("actor_critic_mujoco.py", "mujoco"),
+        ("her_reach.py", "gymnasium"),
         ("discrete_sac_cartpole.py", "gymnasium"),
         ("dqn_lunarlander.py", "Box2D"),
         ("value_based_cartpole.py", "gymnasium"),
@@ -74,6 +79,13 @@ def test_algorithm_families(
     printed = capsys.readouterr().out
     assert "Epoch #1/" in printed
     assert "Training ended: " in printed
+
+
+def test_atari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("ale_py")
+    pytest.importorskip("cv2")
+    run("atari/dqn_atari.py", tmp_path, monkeypatch)
+    check_training(tmp_path, capsys.readouterr().out)
 
 
 def test_own_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -7,10 +7,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import ale_py
-import gymnasium as gym
-from gymnasium.wrappers import AtariPreprocessing, ClipReward, FrameStackObservation
-from network import FEATURES, ConvNet
+from game import make_game
+from network import ConvNet
 from torch.optim import Adam
 from torch.utils.tensorboard import SummaryWriter
 
@@ -22,8 +20,7 @@ from rlpolicy.exploration import EpsilonGreedy
 from rlpolicy.trainer import offpolicy_trainer
 from rlpolicy.utils import TensorboardLogger
 from rlpolicy.utils.cli import parse_args
-from rlpolicy.utils.net.common import Net
-from rlpolicy.utils.net.discrete import ImplicitQuantileNetwork, NoisyLinear
+from rlpolicy.utils.net.discrete import ImplicitQuantileNetwork as Implicit
 from rlpolicy.utils.schedules import LinearSchedule
 
 
@@ -36,9 +33,9 @@ class Args:
     task: str = "ALE/Pong-v5"
     """a game of ale-py"""
     seed: int = 0
-    """of everything random: networks, environments, sampling, exploration"""
+    """of everything random"""
     epochs: int = 100
-    """epochs, each with a test of ten games at its end"""
+    """epochs, each with a test of five games at its end"""
     steps_per_epoch: int = 100_000
     """steps between two tests"""
     learning_starts: int = 20_000
@@ -47,68 +44,54 @@ class Args:
     """transitions kept; 7 KB each, as every frame is stored once"""
     train_envs: int = 8
     """environments to collect from, each in a process; 1: in this one"""
-    test_episodes: int = 10
-    """games per test"""
+    max_frames: int = 108_000
+    """a game that lasts longer than so many frames (30 minutes) is truncated"""
     device: str = "cpu"
     """of the network, e.g. cuda"""
-    logdir: str = "runs/atari"
-    """TensorBoard folder"""
 
 
-def make_env(task: str, clip_reward: bool) -> gym.Env[Any, Any]:
-    env: Any = AtariPreprocessing(gym.make(task, frameskip=1))  # it skips frames itself; sticky actions stay on
-    return FrameStackObservation(ClipReward(env, -1.0, 1.0) if clip_reward else env, 4)
+def make_policy(args: Args, actions: Any) -> Any:
+    net = partial(ConvNet, int(actions.n))
 
-
-def make_policy(args: Args, env: gym.Env[Any, Any]) -> Any:
-    n = env.action_space.n  # type: ignore[attr-defined]
-    head = partial(Net, FEATURES, n, hidden_sizes=[512])
-    common = {"action_space": env.action_space, "target_update_freq": 2_000, "max_grad_norm": 10.0}
-
-    def make(cls: Any, model: Any, lr: float = 1e-4, epsilon: float = 1.0, **options: Any) -> Any:
+    def make(cls: Any, model: Any, lr: float, epsilon: float = 1.0, **options: Any) -> Any:
         optim = Adam(model.to(args.device).parameters(), lr=lr, eps=1.5e-4)
-        noise = EpsilonGreedy(LinearSchedule(epsilon, 0.01 * epsilon, 250_000))
-        return cls(model=model, optim=optim, exploration_noise=noise, **common, **options)
+        options["exploration_noise"] = EpsilonGreedy(LinearSchedule(epsilon, 0.01 * epsilon, 250_000))
+        return cls(model=model, optim=optim, action_space=actions, target_update_freq=2_000, **options)
 
     match args.algo:
         case "dqn":
-            return make(policies.DQNPolicy, ConvNet(head()), clip_loss_grad=True)
+            return make(policies.DQNPolicy, net(), lr=1e-4, clip_loss_grad=True)
         case "rainbow":  # its noisy layers explore
-            noisy = {"hidden_sizes": [512], "linear_layer": NoisyLinear}
-            model = ConvNet(head(hidden_sizes=(), softmax=True, num_atoms=51, dueling_param=(noisy, noisy)))
+            model = net(noisy_dueling=True, num_atoms=51, softmax=True)
             return make(policies.RainbowPolicy, model, lr=6.25e-5, epsilon=0.0, estimation_step=3)
         case "qrdqn":
-            return make(policies.QRDQNPolicy, ConvNet(head(num_atoms=200)), lr=5e-5)
+            return make(policies.QRDQNPolicy, net(num_atoms=200), lr=5e-5)
         case "iqn":
-            return make(policies.IQNPolicy, ImplicitQuantileNetwork(ConvNet(), n, hidden_sizes=[512]), lr=5e-5)
+            return make(policies.IQNPolicy, Implicit(ConvNet(), actions.n, hidden_sizes=[512]), lr=5e-5)
     raise SystemExit(f"--algo must be dqn, rainbow, qrdqn or iqn, got {args.algo}")
 
 
 def main(args: Args) -> Any:
-    gym.register_envs(ale_py)
     seed_everything(args.seed)  # the networks' first weights; the trainer's seed is for all that follows
-    vector = DummyVectorEnv if args.train_envs == 1 else SubprocVectorEnv
-    policy = make_policy(args, make_env(args.task, clip_reward=False))
-    frames: Any = {"stack_num": 4, "save_only_last_obs": True, "ignore_obs_next": True}  # each frame is stored once
-    buffer: Any = VectorReplayBuffer(args.buffer_size, args.train_envs, **frames)
-    if args.algo == "rainbow":
-        buffer = PrioritizedVectorReplayBuffer(args.buffer_size, args.train_envs, alpha=0.5, beta=0.4, **frames)
-    train_envs = vector([partial(make_env, args.task, clip_reward=True)] * args.train_envs)
-    test_envs = DummyVectorEnv([partial(make_env, args.task, clip_reward=False)])
+    games = [partial(make_game, args.task, args.max_frames, clip_reward=True)] * args.train_envs
+    train_envs: Any = DummyVectorEnv(games) if args.train_envs == 1 else SubprocVectorEnv(games)
+    policy = make_policy(args, train_envs.action_space[0])
+    prioritized = partial(PrioritizedVectorReplayBuffer, alpha=0.5, beta=0.4)
+    make_buffer: Any = prioritized if args.algo == "rainbow" else VectorReplayBuffer
+    frames = {"stack_num": 4, "save_only_last_obs": True, "ignore_obs_next": True}  # each frame is stored once
     return offpolicy_trainer(
         policy,
-        Collector(policy, train_envs, buffer, exploration_noise=True),
-        Collector(policy, test_envs),
+        Collector(policy, train_envs, make_buffer(args.buffer_size, len(train_envs), **frames), exploration_noise=True),
+        Collector(policy, DummyVectorEnv([partial(make_game, args.task, args.max_frames)])),
         max_epoch=args.epochs,
         step_per_epoch=args.steps_per_epoch,
         step_per_collect=args.train_envs,
-        episode_per_test=args.test_episodes,
+        episode_per_test=5,
         batch_size=32,
         update_per_step=0.25,
-        test_in_train=False,
         learning_starts=args.learning_starts,
         seed=args.seed,
-        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}")),
+        logger=TensorboardLogger(SummaryWriter(f"runs/atari/{args.algo}")),
     )
 
 

@@ -258,20 +258,13 @@ class Collector:
         obs_next, rew, terminated, truncated, infos = results
         obs_next, info = as_rows(obs_next), self._info_columns(infos, ids)
         state = frame.__dict__.pop("state", None)
-        fresh = getattr(self.env, "reset_rows", None)
-        if fresh is not None:
-            return self._step_with_fresh(ids, frame, (obs_next, rew, terminated, truncated, info), state, fresh)
         if self.check_finite:
             self._require_finite("obs_next", obs_next, ids)
             self._require_finite("rew", rew, ids)
         batch = frame.__dict__
         done = np.logical_or(terminated, truncated)
-        batch["rew"], batch["terminated"], batch["truncated"], batch["done"] = (
-            rew,
-            terminated,
-            truncated,
-            done,
-        )
+        batch["rew"], batch["done"] = rew, done
+        batch["terminated"], batch["truncated"] = terminated, truncated
         batch["obs_next"], batch["info"] = obs_next, info
         if self.preprocess_fn is not None:
             names = ("obs_next", "rew", "done", "terminated", "truncated", "info", "policy", "act")
@@ -280,36 +273,21 @@ class Collector:
         if render:
             self.env.render()
             time.sleep(render)
-        _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=ids)
+        fresh, kept, stored = getattr(self.env, "reset_rows", None), None, ids
+        if (
+            fresh is not None
+        ):  # environments that could only begin an episode in this step: their rows are no transitions
+            state, kept = zero_rows(state, np.flatnonzero(fresh)), np.flatnonzero(~fresh)
+            if not len(kept):
+                return Ready(ids, obs_next, info, state), Outcome(0)
+            frame, done, stored = frame[kept], done[kept], ids[kept]
+        _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=stored)
         if True not in done.tolist():
-            return Ready(ids, obs_next, info, state), Outcome(len(ids))
-        ended = np.flatnonzero(done)
+            return Ready(ids, obs_next, info, state), Outcome(len(stored))
+        over = np.flatnonzero(done)
+        ended = over if kept is None else kept[over]
         obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
-        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, ep_rew[ended], ep_len[ended])
-
-    def _step_with_fresh(
-        self, ids: np.ndarray, frame: Batch, results: tuple[Any, ...], state: Any, fresh: np.ndarray
-    ) -> tuple[Ready, Outcome]:
-        """A step in which some environments only began an episode: those rows are no transitions.
-
-        Happens with vector environments that reset in the step after the end and cannot do so on demand.
-        """
-        obs_next, rew, terminated, truncated, info = results
-        state = zero_rows(state, np.flatnonzero(fresh))
-        kept = np.flatnonzero(~fresh)
-        done = np.logical_or(terminated, truncated)
-        outcome = Outcome(len(kept))
-        if len(kept):
-            if self.check_finite:
-                self._require_finite("obs_next", obs_next[kept], ids[kept])
-                self._require_finite("rew", rew[kept], ids[kept])
-            frame.update(rew=rew, terminated=terminated, truncated=truncated, done=done, obs_next=obs_next, info=info)
-            _, ep_rew, ep_len, _ = self._buffer.add(frame[kept], buffer_ids=ids[kept])
-            at = np.flatnonzero(done[kept])
-            if len(at):
-                outcome = Outcome(len(kept), kept[at], ep_rew[at], ep_len[at])
-                obs_next, info, state = self._restart(ids, kept[at], obs_next, info, state, None)
-        return Ready(ids, obs_next, info, state), outcome
+        return Ready(ids, obs_next, info, state), Outcome(len(stored), ended, ep_rew[over], ep_len[over])
 
     def _act(self, ready: Ready, random: bool) -> tuple[Batch, Any]:
         """What is stored of this step so far (obs, act, policy, state), and the action for the environments."""

@@ -302,6 +302,11 @@ def test_vector_environment_that_can_only_reset_in_the_next_step() -> None:
     policy.action_space = spaces.Discrete(2)  # type: ignore[assignment]
     policy.map_action = lambda act: (act[:, 0] > 0).astype(int)  # type: ignore[method-assign]
     env = gym.make_vec("CartPole-v1", num_envs=3, vectorization_mode="vector_entry_point")
+    twice = Collector(
+        policy, env, VectorReplayBuffer(3000, 3), lambda rew=None: {} if rew is None else {"rew": 2 * rew}
+    )
+    twice.collect(n_step=150)
+    assert (twice.buffer[:].rew == 2).all()  # hooks run in the steps with resets, too
     collector = Collector(policy, env, VectorReplayBuffer(3000, 3))
     stats = collector.collect(n_step=300)
     batch = collector.buffer[:]

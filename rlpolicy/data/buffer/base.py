@@ -388,11 +388,7 @@ class ReplayBuffer:
         """
         if not self._storage.columns.__dict__:
             raise KeyError(f"this {type(self).__name__} holds no transition: collect before reading")
-        if isinstance(index, slice):
-            rows = self._all_indices() if index == slice(None) else np.arange(len(self))[index]
-        else:
-            rows = np.asarray(index)
-            rows = np.flatnonzero(rows) if rows.dtype == bool else rows
+        rows = self._rows(index)
         stacked = self.stack_num > 1
         batch = self._storage.read(rows, STACKED if stacked else () if self._save_obs_next else ("obs_next",))
         found = batch.__dict__
@@ -405,6 +401,13 @@ class ReplayBuffer:
             if key not in found:
                 found[key] = Batch()
         return batch
+
+    def _rows(self, index: slice | int | np.ndarray | Sequence[int]) -> np.ndarray:
+        """The storage rows that an index of ``buffer[index]`` means."""
+        if isinstance(index, slice):
+            return self._all_indices() if index == slice(None) else np.arange(len(self))[index]
+        rows = np.asarray(index)
+        return np.flatnonzero(rows) if rows.dtype == bool else rows
 
     def get(
         self,

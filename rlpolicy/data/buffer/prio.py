@@ -86,10 +86,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def __getitem__(self, index: Any) -> Batch:
         """As the plain buffer's, with ``weight``, (B,) float64."""
-        batch = super().__getitem__(index)
-        rows = self._all_indices() if isinstance(index, slice) and index == slice(None) else index
-        if isinstance(rows, slice):
-            rows = np.arange(len(self))[rows]
+        rows = self._rows(index)
+        batch = super().__getitem__(rows)
         weight = self.get_weight(rows)
         batch.__dict__["weight"] = weight / np.max(weight) if self._weight_norm and np.size(weight) else weight
         return batch

@@ -627,6 +627,18 @@ def test_priorities_weights_and_annealing(kind: str) -> None:
         buffer.update_weight(rows[:1], np.array([np.nan]))
 
 
+def test_every_kind_of_index_has_its_weights() -> None:
+    buffer = PrioritizedReplayBuffer(12, 0.6, 0.4, weight_norm=False)
+    fill(buffer, 6)
+    buffer.update_weight(np.arange(6), np.arange(1.0, 7.0))
+    every = buffer[:].weight
+    assert len(np.unique(every)) == 6
+    assert buffer[2].weight == every[2]
+    np.testing.assert_array_equal(buffer[1:3].weight, every[1:3])
+    np.testing.assert_array_equal(buffer[[4, 0]].weight, every[[4, 0]])
+    np.testing.assert_array_equal(buffer[np.arange(12) == 3].weight, every[[3]])
+
+
 def test_weight_norm_off_reaches_the_vector_buffer() -> None:
     buffer = PrioritizedVectorReplayBuffer(24, 2, alpha=0.6, beta=0.4, weight_norm=False)
     fill(buffer, 4)

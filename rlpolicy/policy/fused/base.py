@@ -98,7 +98,7 @@ class Learner(Trained):
         return self.net if self.old is None else self.old
 
     def descend(self, d: Tensor, max_grad_norm: float | None, tau: float = 0.0) -> None:
-        """One step from d, the gradient of the outputs of the last forward pass, (B, U) or (B,); the copy follows by τ."""
+        """One step from d, the gradient of the last forward pass's outputs, (B, U) or (B,); the copy follows by τ."""
         self.net.backward(d.view(len(d), -1), self.adam.grad)
         follower = None if self.old is None or tau == 0.0 else self.old.flat
         self.adam.step(follower, tau, max_grad_norm)

@@ -29,15 +29,18 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
-        chain = [pointer, integer, pointer, pointer, integer, pointer]  # spec, rows, p, x, ldx, outs
+        chain: list[Any] = [pointer, integer, pointer, pointer, integer, pointer]  # spec, rows, p, x, ldx, outs
         self.forward = library[f"forward_{suffix}"]
         self.forward.argtypes = chain
         self.backward = library[f"backward_{suffix}"]
         self.backward.argtypes = [*chain, pointer, pointer, pointer, integer, pointer]
         self.adam = library[f"adam_{suffix}"]
         self.adam.argtypes = [ctypes.c_int64, *5 * [pointer], *8 * [number]]
+        self.q_error = library[f"q_error_{suffix}"]
+        self.q_error.argtypes = [integer, integer, *7 * [pointer], integer, pointer, pointer]
         for function in (self.forward, self.backward, self.adam):
             function.restype = None
+        self.q_error.restype = number
 
 
 @functools.cache

@@ -21,7 +21,7 @@ class Mlp:
     """
 
     def __init__(self, chain: Chain, kernels: Kernels | None) -> None:
-        self.flat = Flat(chain.params)
+        self.flat = Flat(chain.places)
         self.dtype, self.n_in = self.flat.data.dtype, chain.layers[0].n_in
         self._passes: _Torch | _Native
         self._passes = _Torch(chain, self.flat) if kernels is None else _Native(chain, self.flat, kernels)

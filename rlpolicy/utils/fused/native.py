@@ -29,7 +29,7 @@ class Kernels:
 
     def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
-        chain = [pointer, integer, pointer, pointer, integer, pointer]  # spec, rows, p, x, ldx, outs
+        chain: list[Any] = [pointer, integer, pointer, pointer, integer, pointer]  # spec, rows, p, x, ldx, outs
         self.forward = library[f"forward_{suffix}"]
         self.forward.argtypes = chain
         self.backward = library[f"backward_{suffix}"]

@@ -84,17 +84,18 @@ NO_GRADIENT = Case([5, 8, 2], [2, 0], 2, 9, 2, 1, 1.0, 0)
 def test_passes_equal_autograd(backend: str, dtype: torch.dtype, case: Case) -> None:
     torch.manual_seed(case.seed)
     exact = Chain(tuple(layers(case)))
-    for param in exact.params:
-        param.data = param.data.to(dtype)  # the reference computes in float64 with the very same numbers
+    params = [owner[name] for owner, name in exact.places]
+    for param in params:
+        param.data = param.data.to(dtype)
     ours = copy.deepcopy(exact)
-    for param in exact.params:
-        param.data = param.data.double()
+    for param in params:
+        param.data = param.data.double()  # the reference computes in float64 with the very same numbers
     x = torch.randn(case.rows, case.sizes[0] + case.apart, dtype=dtype)[:, : case.sizes[0]]
     d = torch.randn(case.rows, exact.layers[-1].n_out, dtype=dtype)
     d *= torch.rand(case.rows, 1) >= case.zeros
     inputs = x.double().clone().requires_grad_()
     out = by_modules(exact, inputs)
-    *grads, input_grad = torch.autograd.grad(out, [*exact.params, inputs], d.double())
+    *grads, input_grad = torch.autograd.grad(out, [*params, inputs], d.double())
 
     net = Mlp(ours, kernels(dtype) if backend == "native" else None)
     close(net(x), out.detach(), dtype)

@@ -41,8 +41,11 @@ logger = logging.getLogger(__name__)
 class CompiledUpdate(Protocol):
     """What :meth:`BasePolicy.compile` puts in the place of ``process_fn`` and ``learn``."""
 
-    def takes(self, batch: Batch) -> bool:
-        """Whether it can compute this minibatch; others are for the eager update."""
+    def takes(self, batch: Batch, kwargs: dict[str, Any]) -> bool:
+        """Whether it can compute an update with this minibatch and arguments; others are for the eager update."""
+
+    def release(self) -> None:
+        """Leave the policy as it would be without."""
 
     def __call__(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Any:
         """Change the networks, leave TD errors in ``batch.weight``, and return the stats."""
@@ -193,7 +196,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         batch, indices = buffer.sample(sample_size)
         self.updating = True
         try:
-            if self._compiled is not None and not kwargs and self._compiled.takes(batch):
+            if self._compiled is not None and self._compiled.takes(batch, kwargs):
                 stats: TTrainingStats = self._compiled(batch, buffer, indices)
             else:
                 batch = self.process_fn(batch, buffer, indices)

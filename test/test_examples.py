@@ -15,8 +15,8 @@ RUNS = {
     "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
     "own_loop.py": "--steps 600 --warmup 300",
     "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
-    "actor_critic_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
-    "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "actor_critic_mujoco.py": "--algo crossq --task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 "
+    "--start-timesteps 200 --buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
     "atari/dqn_atari.py": "--algo iqn --epochs 1 --steps-per-epoch 40 --learning-starts 20 --buffer-size 100 "
     "--train-envs 1 --max-frames 40",
     "her_reach.py": "--epochs 1 --steps-per-epoch 300",
@@ -101,3 +101,8 @@ def test_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert end.value.code == 0
     assert "--seed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
+def test_an_example_has_fewer_than_100_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 100

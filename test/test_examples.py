@@ -21,6 +21,7 @@ RUNS = {
     "--train-envs 1 --max-frames 40",
     "her_reach.py": "--epochs 1 --steps-per-epoch 300",
     "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
+    "branching_dqn.py": "--epochs 1 --steps-per-epoch 300",
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
 }
@@ -67,6 +68,7 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ("actor_critic_mujoco.py", "mujoco"),
         ("her_reach.py", "gymnasium"),
         ("discrete_sac_cartpole.py", "gymnasium"),
+        ("branching_dqn.py", "gymnasium"),
         ("dqn_lunarlander.py", "Box2D"),
         ("value_based_cartpole.py", "gymnasium"),
     ],

@@ -14,3 +14,7 @@ class MissingExtra(ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs the package '{package}': pip install 'rlpolicy[{extra}]'")
+
+
+class BadFile(ValueError):
+    """A file is damaged, was written by something else, or is too new; nothing of it was used."""

@@ -19,6 +19,7 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingStats
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
+from rlpolicy.policy.resume import load_training_state, training_state
 from rlpolicy.policy.returns import gae_return, nstep_return
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
@@ -164,6 +165,23 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
     def seed(self, seed: int | None = None) -> None:
         """Restart the generators that the policy owns, such as the exploration noise's."""
+
+    # -- resuming ---------------------------------------------------------------------------------------------------
+
+    training_counters: tuple[str, ...] = ()
+    """Names of attributes that change during training and are in no network: numbers, strings, arrays, or dicts of
+    these. A policy (or one of its modules) that has such attributes lists them, so that a checkpoint holds them."""
+
+    def training_state(self) -> dict[str, Any]:
+        """All that training changes: networks, optimisers, schedulers, noise, generators, counters."""
+        return training_state(self)
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`training_state` was called, in a policy that was built alike.
+
+        :raises ValueError: it was not.
+        """
+        load_training_state(self, state)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 

@@ -16,5 +16,5 @@ class MissingExtra(ImportError):
         super().__init__(f"this needs the package '{package}': pip install 'rlpolicy[{extra}]'")
 
 
-class BadFile(ValueError):
-    """A file is damaged, was written by something else, or is too new; nothing of it was used."""
+class DamagedFile(ValueError):
+    """A file is missing, damaged, or not what it should be; nothing of it was used."""

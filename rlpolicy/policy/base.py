@@ -1,6 +1,7 @@
 """What every policy can do: act, map its actions, and update itself from a buffer."""
 
 import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +20,8 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingStats
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
+from rlpolicy.policy.bundle import load_policy, save_policy
+from rlpolicy.policy.resume import load_training_state, training_state
 from rlpolicy.policy.returns import follow_steps, gae_return
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
@@ -179,6 +182,54 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
     def seed(self, seed: int | None = None) -> None:
         """Restart the generators that the policy owns, such as the exploration noise's."""
+
+    # -- resuming ---------------------------------------------------------------------------------------------------
+
+    training_counters: tuple[str, ...] = ()
+    """Names of attributes that change during training and are in no network: numbers, strings, arrays, or dicts of
+    these. A policy (or one of its modules) that has such attributes lists them, so that a checkpoint holds them."""
+
+    def training_state(self) -> dict[str, Any]:
+        """All that training changes: networks, optimisers, schedulers, noise, generators, counters."""
+        return training_state(self)
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`training_state` was called, in a policy that was built alike.
+
+        :raises ValueError: it was not.
+        """
+        load_training_state(self, state)
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    acting_options: tuple[str, ...] = ("deterministic_eval",)
+    """Names of attributes, as far as they exist, that decide how the policy acts beside its weights: numbers, bools,
+    strings or None. They are part of what :meth:`save` writes."""
+
+    def save(self, path: str | os.PathLike[str], obs: Any = None) -> None:
+        """Write the policy as a folder: weights (the ``state_dict``), spaces, action mapping, options, versions.
+
+        The folder appears whole or not at all, and replaces an older one of a policy. What the policy says about some
+        observations is written as well, so that :meth:`load` can see whether another one acts alike. For training to go
+        on, save the trainer.
+
+        :param obs: these observations, (B, ...) or a dict of such; None: random ones of ``observation_space``, or none
+            if that is unknown.
+        :raises FileExistsError: something else lies at ``path``.
+        :raises TypeError: a space that cannot be written.
+        """
+        save_policy(self, path, obs)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Act as the policy that was saved; this one must be built alike.
+
+        Everything is read and checked first; after an error this policy is as it was.
+
+        :raises FileNotFoundError: there is nothing at ``path``.
+        :raises rlpolicy.utils.errors.DamagedFile: it is damaged, of another format, or no policy (a ValueError).
+        :raises ValueError: another algorithm, spaces, action mapping, options or networks; the message says which.
+        """
+        load_policy(self, path)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 

@@ -244,7 +244,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         if buffer is None:
             return TrainingStats()  # type: ignore[return-value]
         start = time.perf_counter()
-        batch, indices = buffer.sample(sample_size)
+        batch, indices = self._minibatch(sample_size, buffer)
         self.updating = True
         try:
             if self._compiled is not None and self._compiled.takes(batch, kwargs):
@@ -279,6 +279,10 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
         self._compiled = compile_policy(self, checks, backend)
         return self
+
+    def _minibatch(self, sample_size: int | None, buffer: ReplayBuffer) -> tuple[Batch, NDArray[np.int64]]:
+        """What an update learns from, and its rows; policies that learn from sequences ask for these instead."""
+        return buffer.sample(sample_size)
 
     def process_buffer(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Change a given buffer once before offline training; here it is returned as it is."""

@@ -33,6 +33,7 @@ class LaggedModel(nn.Module):
     model: nn.Module
     model_old: nn.Module
     """The lagging copy; does not exist without ``target_update_freq`` or ``tau``."""
+    training_counters: tuple[str, ...] = ("_iter",)
 
     def _set_model(self, model: nn.Module, target_update_freq: int, tau: float | None) -> None:
         """Keep the network and make its copy; neither option given: there is none."""

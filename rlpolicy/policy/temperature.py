@@ -84,6 +84,11 @@ class Temperature(nn.Module):
         else:
             self.set(alpha)
 
+    @property
+    def training_counters(self) -> tuple[str, ...]:
+        """A fixed α may have been changed by hand."""
+        return () if self.is_auto else ("value",)
+
     def set(self, alpha: Any) -> None:
         """Set a fixed α by hand."""
         if self.is_auto:

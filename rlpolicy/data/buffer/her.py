@@ -115,6 +115,10 @@ class HERReplayBuffer(ReplayBuffer):
         for column in columns:
             column[rows] = reward if column is columns[1] else goals
 
+    def _named(self, batch: Any, batched: bool) -> dict[str, Any]:
+        self._settle()
+        return super()._named(batch, batched)
+
     def _settle(self) -> None:
         if self._originals is not None:
             rows, columns = self._originals

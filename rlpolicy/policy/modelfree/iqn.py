@@ -86,6 +86,8 @@ class IQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[IQNTrainingStats])
     :raises ValueError: no Discrete; an option out of range; both tau and target_update_freq.
     """
 
+    acting_options = ("sample_size", "online_sample_size")
+
     def __init__(
         self,
         *,

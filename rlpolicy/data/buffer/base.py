@@ -7,10 +7,11 @@ from typing import Any, ClassVar, Self, TypeVar
 import numpy as np
 
 from rlpolicy.data.batch import Batch
-from rlpolicy.data.buffer import files
+from rlpolicy.data.buffer import files, sequences
 from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.rings import Rings
 from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable
+from rlpolicy.data.utils.rows import zero_rows
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.rng import make_generator
 
@@ -391,6 +392,55 @@ class ReplayBuffer:
             self._require(len(self))
         return self[indices], indices
 
+    def sample_sequences(self, batch_size: int | None, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
+        """Sequences of successive steps, each from one episode, and their rows, (B, T) with T = burn_in + length.
+
+        Leaves have shape (B, T, ...). Beside the stored columns (``policy`` excepted) there are
+
+        - ``mask``, (B, T) bool: which steps are real. Trained steps stand in columns burn_in and after, until the
+          episode ends or its newest row is reached; the rest repeats the last of them. The ``burn_in`` columns before
+          hold the steps before, or, all of them, nothing real where the episode has fewer.
+        - ``state``: the recurrent state before the first real step, leaves (B, ...): the ``policy.hidden_state`` that a
+          collector stored with the step before, zeros at an episode's beginning. Empty when none was ever stored.
+
+        Sequences are drawn so that they hold a uniformly drawn row at a uniformly drawn place. Where the episode
+        begins less than ``burn_in`` steps before, they begin with it: its zero state needs no burn-in.
+
+        :param batch_size: B; 0 or None: every stored step once, each episode cut into pieces, oldest first.
+        :param length: trained steps per sequence.
+        :param burn_in: steps before them, to bring a stored state up to date.
+        :raises ValueError: nothing to sample from, an argument out of range, or a buffer with ``sample_avail``.
+        """
+        sequences.require_sequences(batch_size, length, burn_in)
+        if self._sample_avail and self.stack_num > 1:
+            raise InvalidArgument("sequences begin with an episode, sample_avail leaves its beginning out: pass False")
+        self._require(len(self))
+        if batch_size:
+            first = self._sequence_starts(batch_size, length, burn_in)
+        else:
+            first = sequences.every_start(self._rings, self.done, length)
+        rows, mask = sequences.windows(self._rings, self.done, first, length, burn_in)
+        batch = self._read(rows, skip=("policy",))
+        batch.__dict__["mask"] = mask
+        batch.__dict__["state"] = self._state_before(np.where(mask[:, 0], rows[:, 0], first))
+        return batch, rows
+
+    def _sequence_starts(self, batch_size: int, length: int, burn_in: int) -> np.ndarray:
+        """First trained rows of ``batch_size`` sequences."""
+        rows = self._rings.random(self.rng, batch_size)
+        back = self.rng.integers(0, length, batch_size)
+        return sequences.starts_before(self._rings, self.done, rows, back, burn_in)
+
+    def _state_before(self, rows: np.ndarray) -> Any:
+        """The recurrent state that each row, (B,), was reached with."""
+        stored = self._storage.columns.__dict__.get("policy", Batch())
+        hidden = stored.get("hidden_state", Batch()) if isinstance(stored, Batch) else Batch()
+        if isinstance(hidden, Batch) and not hidden.__dict__:
+            return hidden
+        before, known = sequences.previous(self._rings, self.done, rows)
+        state = self._storage.as_given(hidden[before], ("policy", "hidden_state"))
+        return zero_rows(state, np.flatnonzero(~known))
+
     def __getitem__(self, index: slice | int | np.ndarray | Sequence[int]) -> Batch:
         """Transitions as a Batch: ``obs, act, rew, terminated, truncated, done, obs_next, info, policy`` and extra
         columns.
@@ -402,17 +452,19 @@ class ReplayBuffer:
         """
         if not self._storage.columns.__dict__:
             raise KeyError(f"this {type(self).__name__} holds no transition: collect before reading")
-        rows = self._rows(index)
+        return self._read(self._rows(index))
+
+    def _read(self, rows: np.ndarray, skip: tuple[str, ...] = ()) -> Batch:
+        """The transitions of storage rows, leaves (*rows.shape, ...), without the names to skip."""
         stacked = self.stack_num > 1
-        batch = self._storage.read(rows, STACKED if stacked else () if self._save_obs_next else ("obs_next",))
+        derived = STACKED if stacked else () if self._save_obs_next else ("obs_next",)
+        batch = self._storage.read(rows, derived + skip)
         found = batch.__dict__
-        if stacked:
-            for key in STACKED:
-                found[key] = self.get(rows, key, Batch())
-        elif not self._save_obs_next:
-            found["obs_next"] = self.get(rows, "obs_next")
+        for key in derived:
+            if key not in skip:
+                found[key] = self.get(rows, key, Batch() if stacked else None)
         for key in ("obs_next", "info", "policy"):
-            if key not in found:
+            if key not in found and key not in skip:
                 found[key] = Batch()
         return batch
 

@@ -10,6 +10,7 @@ import numpy as np
 
 ZERO, ZERO_REW = np.zeros(1, np.int64), np.zeros(1)
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Rings:
@@ -194,6 +195,28 @@ class Rings:
         start, size, newest = self._around(index)
         before = index - 1 + size * (index == start)
         return np.where(done[before] | (before == newest), index, before)
+
+    def walk(self, index: IntArray, by: IntArray) -> tuple[IntArray, BoolArray]:
+        """The rows that were written ``by`` rows later (earlier where negative) than each index.
+
+        :param index: (B,) stored rows.
+        :param by: (K,), or (B, K).
+        :return: rows, and whether such a row is stored, (B, K); where it is not, the segment's oldest or newest row.
+        """
+        at = np.broadcast_to(self.locate(index), index.shape)
+        start, size, capacity = self.start[at], self.size[at], self.capacity[at]
+        oldest = np.where(size == capacity, self.cursor[at], 0)
+        age = ((index - start - oldest) % capacity)[:, None] + by  # 0: the oldest
+        newest = size[:, None] - 1
+        stored = (age >= 0) & (age <= newest)
+        place = (oldest[:, None] + np.clip(age, 0, newest)) % capacity[:, None]
+        return start[:, None] + place, stored
+
+    def is_full(self, index: IntArray) -> BoolArray:
+        """Whether the segment of each index overwrites its oldest row next, (B,)."""
+        at = np.broadcast_to(self.locate(index), index.shape)
+        full: BoolArray = self.size[at] == self.capacity[at]
+        return full
 
     def indices(self) -> IntArray:
         """All stored rows, segment by segment, oldest first."""

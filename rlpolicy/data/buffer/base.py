@@ -427,7 +427,7 @@ class ReplayBuffer:
 
     def _sequence_starts(self, batch_size: int, length: int, burn_in: int) -> np.ndarray:
         """First trained rows of ``batch_size`` sequences."""
-        rows = self._rings.random(self.rng, batch_size)
+        rows = self._rings.random(self.rng, batch_size, len(self))
         back = self.rng.integers(0, length, batch_size)
         return sequences.starts_before(self._rings, self.done, rows, back, burn_in)
 

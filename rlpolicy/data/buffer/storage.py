@@ -50,6 +50,7 @@ class Storage:
         """Columns that are read as tensors, because their first value was one."""
         self._packed = PackedRows(0, {})
         self._forms = 0
+        self._readers: list[Reader] | None = None
         self._forget_forms()
 
     def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
@@ -100,7 +101,7 @@ class Storage:
             self._readers = self._plan_read(self.columns, ())
         readers = [reader for reader in self._readers if reader[0] not in skip] if skip else self._readers
         found = _read(readers, rows, packed, by_index)
-        return self.as_given(found) if self.tensors else found  # type: ignore[no-any-return]
+        return self.as_given(found) if self.tensors else found
 
     def _plan_read(self, columns: Batch, path: Path) -> list[Reader]:
         """Name of each column, its packed field if it has one, else the column itself (or the list of those below)."""
@@ -134,7 +135,7 @@ class Storage:
         follows from the flags."""
         self._write_rows: dict[int, WriteRows] = {}
         """By number of transitions."""
-        self._readers: list[Reader] | None = None
+        self._readers = None
 
     # -- allocation -------------------------------------------------------------------------------------------------
 

@@ -327,19 +327,16 @@ class ReplayBuffer:
 
     def prev(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         """The row before each index in its episode; the index itself at the episode's (or the ring's) first row."""
-        index = self._as_index(index)
-        before, newest = self._rings.step(index, -1)
-        return np.where(self.done[before] | (before == newest), index, before)
+        return self._rings.before(self._as_index(index), self._storage.columns.__dict__["done"])
 
     def next(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         """The row after each index in its episode; the index itself at the episode's last and at the newest row."""
-        index = self._as_index(index)
-        after, newest = self._rings.step(index, 1)
-        return np.where(self.done[index] | (index == newest), index, after)
+        return self._rings.after(self._as_index(index), self._storage.columns.__dict__["done"])
 
     def _as_index(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         index = np.asarray(index, np.int64)
-        return index % self.maxsize if index.size and index.min() < 0 else index
+        # argmin is five times as quick as min
+        return index % self.maxsize if index.size and index.item(index.argmin()) < 0 else index
 
     def unfinished_index(self) -> np.ndarray:
         """The newest row of every running episode."""
@@ -367,8 +364,9 @@ class ReplayBuffer:
             avail = self._all_indices()
             self._require(len(avail))
             return avail[self.rng.integers(0, len(avail), batch_size)]
-        self._require(len(self))
-        return self._rings.random(self.rng, batch_size)
+        stored = self._rings.stored
+        self._require(stored)
+        return self._rings.random(self.rng, batch_size, stored)
 
     def _all_indices(self) -> np.ndarray:
         """Every row that may be sampled, oldest first."""
@@ -390,8 +388,8 @@ class ReplayBuffer:
     def sample(self, batch_size: int | None) -> tuple[Batch, np.ndarray]:
         """A minibatch and its rows, see :meth:`sample_indices`."""
         indices = self.sample_indices(batch_size)
-        if not len(self):
-            self._require(0)
+        if not len(indices):
+            self._require(len(self))
         return self[indices], indices
 
     def sample_sequences(self, batch_size: int | None, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
@@ -429,7 +427,7 @@ class ReplayBuffer:
 
     def _sequence_starts(self, batch_size: int, length: int, burn_in: int) -> np.ndarray:
         """First trained rows of ``batch_size`` sequences."""
-        rows = self._rings.random(self.rng, batch_size)
+        rows = self._rings.random(self.rng, batch_size, len(self))
         back = self.rng.integers(0, length, batch_size)
         return sequences.starts_before(self._rings, self.done, rows, back, burn_in)
 
@@ -472,6 +470,8 @@ class ReplayBuffer:
 
     def _rows(self, index: slice | int | np.ndarray | Sequence[int]) -> np.ndarray:
         """The storage rows that an index of ``buffer[index]`` means."""
+        if type(index) is np.ndarray and index.dtype.kind == "i":
+            return index
         if isinstance(index, slice):
             return self._all_indices() if index == slice(None) else np.arange(len(self))[index]
         rows = np.asarray(index)

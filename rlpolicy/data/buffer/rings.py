@@ -173,14 +173,28 @@ class Rings:
         """(n,) storage index of each segment's last written row (its first row when empty)."""
         return self.start + (self.written - 1) % np.maximum(self.size, 1)
 
-    def step(self, index: np.ndarray, by: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ring neighbours of ``index`` (by = 1 or -1) and each index's newest row, both of index's shape."""
+    def _around(self, index: np.ndarray) -> tuple[Any, Any, Any]:
+        """First row, rows stored (at least 1) and newest row of the segment of each index."""
         if self.n == 1:
             stored = max(self.stored, 1)
-            return (index + by) % stored, np.asarray((int(self.written[0]) - 1) % stored)
+            return 0, stored, (self.written.item(0) - 1) % stored
         at = self.locate(index)
-        start, size = self.start[at], np.maximum(self.size, 1)[at]
-        return start + (index - start + by) % size, start + (self.written[at] - 1) % size
+        size = np.maximum(self.size, 1)
+        return self.start[at], size[at], (self.start + (self.written - 1) % size)[at]
+
+    def after(self, index: np.ndarray, done: np.ndarray) -> np.ndarray:
+        """The row after each index; the index itself where the episode is ``done`` and at the newest row."""
+        start, size, newest = self._around(index)
+        after = index + ~(done[index] | (index == newest))
+        if self.n == 1 and after.size and after.item(after.argmax()) < size:  # none has left the ring, as mostly
+            return np.asarray(after)
+        return np.asarray(after - size * (after == start + size))
+
+    def before(self, index: np.ndarray, done: np.ndarray) -> np.ndarray:
+        """The row before each index; the index itself where that ends another episode or is the newest row."""
+        start, size, newest = self._around(index)
+        before = index - 1 + size * (index == start)
+        return np.where(done[before] | (before == newest), index, before)
 
     def walk(self, index: IntArray, by: IntArray) -> tuple[IntArray, BoolArray]:
         """The rows that were written ``by`` rows later (earlier where negative) than each index.
@@ -213,9 +227,8 @@ class Rings:
         oldest = np.where(size == self.capacity, self.cursor, 0)
         return self.start[at] + (oldest[at] + rank) % np.maximum(self.capacity[at], 1)
 
-    def random(self, rng: np.random.Generator, count: int) -> IntArray:
-        """``count`` stored rows, uniform and with replacement."""
-        stored = self.stored
+    def random(self, rng: np.random.Generator, count: int, stored: int) -> IntArray:
+        """``count`` of the ``stored`` rows (more than none), uniform and with replacement."""
         drawn = rng.integers(0, stored, count)
         if self.n == 1 or stored == self.total:
             return drawn

@@ -21,6 +21,7 @@ from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingSt
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
 from rlpolicy.policy.bundle import load_policy, save_policy
+from rlpolicy.policy.export import export_policy
 from rlpolicy.policy.resume import load_training_state, training_state
 from rlpolicy.policy.returns import follow_steps, gae_return
 from rlpolicy.utils.errors import InvalidArgument
@@ -230,6 +231,28 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         :raises ValueError: another algorithm, spaces, action mapping, options or networks; the message says which.
         """
         load_policy(self, path)
+
+    def export(
+        self, path: str | os.PathLike[str], format: Literal["onnx", "safetensors"] | None = None, obs: Any = None
+    ) -> None:
+        """Write the policy for other programs, checked against this one. Needs the extra ``export``.
+
+        "onnx": the deterministic action, mapped to the environment's. Inputs ``obs`` (or ``obs.name``, ... of dict
+        observations) and, of a recurrent policy, ``state.name``, ..., zeros at the beginning of an episode; outputs
+        ``action``, ``logits`` for discrete actions, ``next_state.name``, ...; all of any batch size. IQN, whose
+        fractions are random, is asked at even ones.
+
+        "safetensors": the weights (the ``state_dict``). Spaces and action mapping are in the metadata of both.
+
+        :param path: of the file, which appears whole or not at all and replaces an older one.
+        :param format: None: what ``path`` ends in.
+        :param obs: observations for the check, (B, ...) or a dict of such, of the dtype that others will give; None:
+            random ones of ``observation_space``.
+        :raises rlpolicy.utils.errors.MissingExtra: a package is missing.
+        :raises ValueError: another format, or no observations for ONNX.
+        :raises RuntimeError: what was exported does not do what the policy does.
+        """
+        export_policy(self, path, format, obs)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.options import require_counts, require_discrete, require_fractions, require_max_grad_norm
 from rlpolicy.utils.errors import InvalidArgument
@@ -190,6 +191,11 @@ def greedy(q: Tensor, mask: Any) -> Tensor:
     nothing, and -inf times the zero of a terminal state is no number.
     """
     return forbid(q, mask).argmax(dim=-1)
+
+
+def as_action(act: Tensor) -> Any:
+    """Chosen actions as collectors take them, an array; for ``torch.export``, which knows no arrays, as they are."""
+    return act if torch.compiler.is_compiling() else to_numpy(act)
 
 
 def of_action(values: Tensor, act: Any) -> Tensor:

@@ -12,13 +12,13 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
     atoms,
     call_model,
     categorical_targets,
@@ -135,7 +135,7 @@ class C51Policy(EpsilonGreedyActions, LaggedModel, BasePolicy[C51TrainingStats])
         """
         obs, mask = split_mask(batch.obs)
         probs, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=probs, act=to_numpy(self._greedy(probs, mask)), state=hidden)
+        return Batch(logits=probs, act=as_action(self._greedy(probs, mask)), state=hidden)
 
     def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
         """Means (B, n) of distributions (B, n, K), -inf for the actions that the mask, (B, n) or None, forbids."""

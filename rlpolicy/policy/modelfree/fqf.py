@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
@@ -21,6 +20,7 @@ from rlpolicy.policy.quantile import drop_tau_hat, fraction_gradient, quantile_h
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
     forbid,
     greedy,
     of_action,
@@ -179,7 +179,7 @@ class FQFPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[FQFTrainingStats])
         (quantiles, fractions, inner), hidden = self._quantiles(
             getattr(self, model), obs, fractions, state=state, info=batch.get("info")
         )
-        act = to_numpy(greedy(_mean(quantiles, fractions), mask))
+        act = as_action(greedy(_mean(quantiles, fractions), mask))
         return Batch(logits=quantiles, act=act, state=hidden, fractions=fractions, quantiles_tau=inner)
 
     def compute_q_value(self, logits: Tensor, mask: Any, fractions: Any = None) -> Tensor:

@@ -12,7 +12,6 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
@@ -21,6 +20,7 @@ from rlpolicy.policy.quantile import drop_tau_hat, quantile_huber_loss, require_
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
     forbid,
     of_action,
     reject_clip_loss_grad,
@@ -161,7 +161,7 @@ class IQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[IQNTrainingStats])
         obs, mask = split_mask(batch.obs)
         net = getattr(self, model)
         (quantiles, taus), hidden = net(obs, sample_size=n_samples, state=state, info=batch.get("info"))
-        return Batch(logits=quantiles, act=to_numpy(self._greedy(quantiles, mask)), state=hidden, taus=taus)
+        return Batch(logits=quantiles, act=as_action(self._greedy(quantiles, mask)), state=hidden, taus=taus)
 
     def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
         """Q values of quantiles (B, n, N): (B, n), -inf where the mask, (B, n) or None, does not allow the action."""

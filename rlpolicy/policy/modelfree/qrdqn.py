@@ -13,7 +13,6 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
@@ -21,6 +20,7 @@ from rlpolicy.policy.quantile import quantile_huber_loss, require_kappa
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
     call_model,
     forbid,
     of_action,
@@ -142,7 +142,7 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
         """
         obs, mask = split_mask(batch.obs)
         quantiles, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=quantiles, act=to_numpy(self._greedy(quantiles, mask)), state=hidden)
+        return Batch(logits=quantiles, act=as_action(self._greedy(quantiles, mask)), state=hidden)
 
     def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
         """Q values of quantiles (B, n, N): (B, n), -inf where the mask, (B, n) or None, does not allow the action."""

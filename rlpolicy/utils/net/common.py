@@ -219,11 +219,11 @@ class Net(NetBase):
         if self.Q is not None and self.V is not None:
             q, v = self.Q(logits), self.V(logits)
             if self.num_atoms > 1:
-                q = q.view(len(q), -1, self.num_atoms)
-                v = v.view(len(v), -1, self.num_atoms)
+                q = q.unflatten(1, (-1, self.num_atoms))
+                v = v.unflatten(1, (-1, self.num_atoms))
             logits = q - q.mean(dim=1, keepdim=True) + v
         elif self.num_atoms > 1:
-            logits = logits.view(len(logits), -1, self.num_atoms)
+            logits = logits.unflatten(1, (-1, self.num_atoms))
         if self.softmax:
             logits = torch.softmax(logits, dim=-1)
         return logits, state

@@ -7,6 +7,7 @@ import numpy as np
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.her import HERReplayBuffer
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.rings import Rings
@@ -79,6 +80,11 @@ class ReplayBufferManager(ReplayBuffer):
                 results = [self.add(Batch.wrap(values)[i : i + 1], [k]) for i, k in enumerate(known)]
                 return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))  # type: ignore[return-value]
         return self._add_many(values, ids)
+
+    def _replace_final(self, final: FinalObs | None) -> None:
+        self._final = final
+        for part in self.buffers:
+            part._final = final
 
     def _segment(self, i: int) -> int:
         if not 0 <= i < self.buffer_num:

@@ -178,6 +178,14 @@ class Rings:
         at = np.searchsorted(ends, drawn, side="right")
         return self.start[at] + drawn - (ends[at] - self.size[at])
 
+    def running(self, i: int) -> IntArray | None:
+        """Rows of segment ``i``'s running episode, oldest first; None when some have been overwritten or cleared."""
+        count = int(self.ep_len[i])
+        if count > self.size[i]:
+            return None
+        rows: IntArray = self.start[i] + (self.cursor[i] - count + np.arange(count)) % max(int(self.capacity[i]), 1)
+        return rows
+
     def part(self, i: int) -> "Rings":
         """Segment ``i`` as rings of its own, with storage indices from 0; both share their state."""
         return _Part(self, i)

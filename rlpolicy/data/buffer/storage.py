@@ -48,6 +48,8 @@ class Storage:
         self._usual: Any = None
         self.tensors: set[Path] = set()
         """Columns that are read as tensors, because their first value was one."""
+        self.saved: Any = None
+        """What checkpoints hold of the rows (:class:`~rlpolicy.data.buffer.segments.SavedRows`); None: nothing yet."""
 
     def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
         """Set ``rows`` of every column; columns that ``values`` lacks get 0 (None for objects).
@@ -59,6 +61,8 @@ class Storage:
         """
         if not self.columns.__dict__:
             self._allocate(values, batched=not isinstance(rows, int))
+        if self.saved is not None:
+            self.saved.changed[rows] = True
         given = values.__dict__ if isinstance(values, Batch) else values
         count = None if isinstance(rows, int) else rows.stop - rows.start if isinstance(rows, slice) else len(rows)
         plan = None if count is None else self._usual_plan(given, count)
@@ -131,6 +135,11 @@ class Storage:
         row = np.dtype((np.void, self._packed.itemsize))
         self._packed.view(row)[rows] = self._stage.view(row)
 
+    def mark_changed(self, rows: Rows) -> None:
+        """Rows were written through the columns: the next checkpoint must hold them anew."""
+        if self.saved is not None:
+            self.saved.changed[rows] = True
+
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """Columns at ``rows`` (anything numpy indexes with), copied: leaves of shape (*rows.shape, ...).
 
@@ -176,7 +185,7 @@ class Storage:
             if len(column) != self.size:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
         self._packed, self._fields, self._stage, self._usual, self.columns = None, {}, None, None, columns
-        self.tensors = set()
+        self.tensors, self.saved = set(), None
 
     # -- allocation -------------------------------------------------------------------------------------------------
 
@@ -332,6 +341,7 @@ class Storage:
     def load(self, columns: Batch) -> None:
         """Copy whole columns of ``size`` rows in, packed as if they had been written row by row."""
         self.columns, self._packed, self._fields, self._stage, self._usual = Batch(), None, {}, None, None
+        self.saved = None
         if columns.__dict__:
             self.write(slice(0, self.size), columns)
 
@@ -356,6 +366,10 @@ class StorageView:
     def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
         """See :meth:`Storage.write`; rows count from this view's start."""
         self.parent.write(self._shift(rows), values)
+
+    def mark_changed(self, rows: Rows) -> None:
+        """See :meth:`Storage.mark_changed`; rows count from this view's start."""
+        self.parent.mark_changed(self._shift(rows))
 
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """See :meth:`Storage.read`; rows count from this view's start."""

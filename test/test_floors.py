@@ -10,6 +10,7 @@ FLOORS = [
     ("rlpolicy.trainer", 5),
     ("rlpolicy.policy", 4),
     ("rlpolicy.data.collector", 3),
+    ("rlpolicy.data.resume", 3),
     ("rlpolicy.data", 2),
     ("rlpolicy.env", 2),
     ("rlpolicy.exploration", 2),
@@ -21,6 +22,8 @@ SIDE_BY_SIDE = {"rlpolicy.data", "rlpolicy.env", "rlpolicy.exploration"}
 
 
 def floor(module: str) -> tuple[str, int]:
+    if module == "rlpolicy":  # the top package itself: its version
+        return module, 0
     for name, height in FLOORS:
         if module == name or module.startswith(name + "."):
             return name, height

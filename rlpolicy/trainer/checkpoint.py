@@ -217,6 +217,8 @@ def _apply(trainer: "BaseTrainer", state: dict[str, Any], fill_buffers: list[Cal
     set_global_state(state["generators"])  # environments that were played again may have drawn from them
     if progress is None and trainer.epoch > trainer.start_epoch:
         trainer._stop_if_over()
+    if history and not trainer.stop_reason:
+        history[-1].info_stat.stop_reason = ""  # of a run that was over, and is longer now
 
 
 def _average(size: int, values: list[float]) -> MovAvg:

@@ -56,6 +56,14 @@ class LaggedModel(nn.Module):
             self.model_old.eval()
         return self
 
+    def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
+        """Q values (B, n), or (B, branches, n), of what the network returned; -inf as ``mask`` forbids."""
+        return forbid(logits, mask)
+
+    def _greedy(self, logits: Tensor, mask: Any) -> Tensor:
+        """The best allowed actions by :meth:`compute_q_value`, which subclasses may define anew: (B,) int64."""
+        return self.compute_q_value(logits, mask).argmax(dim=-1)
+
     def sync_weight(self) -> None:
         """Move the copy: θ' <- θ, or θ' <- τ θ + (1 - τ) θ' with ``tau``."""
         if self.tau is None:

@@ -169,6 +169,21 @@ class Tempered:
         self.temperature.set(alpha)
 
     @property
+    def target_entropy(self) -> float:
+        """H̄ in nats. Like the next two it exists only when α is learned."""
+        return self.temperature.target_entropy
+
+    @property
+    def log_alpha(self) -> Tensor:
+        """log α, (1,)."""
+        return self.temperature.log_alpha
+
+    @property
+    def alpha_optim(self) -> Optimizer:
+        """The optimiser of log α."""
+        return self.temperature.optim
+
+    @property
     def is_auto_alpha(self) -> bool:
         """Whether α is learned."""
         return self.temperature.is_auto

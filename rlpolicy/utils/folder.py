@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterable
 from pathlib import Path
@@ -19,6 +20,8 @@ from rlpolicy.utils.errors import DamagedFile
 MANIFEST = "manifest.json"
 TEMPORARY = ".tmp-"
 """How the names of unfinished folders begin."""
+OLD = ".old-"
+"""How the names of folders that are being replaced begin."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,199}")
 
 
@@ -33,13 +36,14 @@ class Entry(NamedTuple):
 class NewFolder:
     """A folder in the making; :meth:`publish` puts it in its place, :meth:`discard` drops it.
 
-    :param target: where it is to appear; must not exist yet. Its parent is made if missing.
+    :param target: where it is to appear; must not exist yet, unless :meth:`publish` is to replace it. Its parent is
+        made if missing.
     """
 
     def __init__(self, target: Path) -> None:
         self.target = target
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=TEMPORARY, dir=target.parent))
+        self.path = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{target.name}-", dir=target.parent))
         self.entries: dict[str, Entry] = {}
 
     def write(self, name: str, chunks: Iterable[bytes]) -> Entry:
@@ -66,17 +70,24 @@ class NewFolder:
             _flush(self.path / name)
         self.entries[name] = entry
 
-    def publish(self, about: dict[str, Any]) -> None:
+    def publish(self, about: dict[str, Any], replace: bool = False) -> None:
         """Write the manifest and give the folder its name.
 
         :param about: what the manifest says besides the files, as JSON; "format" among it.
+        :param replace: put it in the place of an older folder. See :func:`find_folder`, which knows the moment between
+            the two steps that this takes.
         """
         content = {**about, "files": {name: entry._asdict() for name, entry in self.entries.items()}}
         text = json.dumps({"content": content, "sha256": _digest_of(content)}, indent=1)
         self.write(MANIFEST, [text.encode()])
         _flush(self.path)
+        if replace and self.target.exists():
+            _drop(_replaced(self.target))
+            os.rename(self.target, _replaced(self.target))
         os.rename(self.path, self.target)
         _flush(self.target.parent)
+        if replace:
+            _drop(_replaced(self.target))
 
     def discard(self) -> None:
         """Remove what was written so far."""
@@ -95,7 +106,7 @@ class WholeFolder:
         manifest = _parse(self._bytes(MANIFEST), path / MANIFEST)
         content = manifest.get("content") if isinstance(manifest, dict) else None
         if not isinstance(content, dict) or not isinstance(content.get("files"), dict):
-            raise DamagedFile(f"{path / MANIFEST} is not the manifest of a checkpoint")
+            raise DamagedFile(f"{path / MANIFEST} was not written by rlpolicy")
         found = content.get("format")
         if type(found) is int and found != format:
             age, way_out = ("newer", "upgrade rlpolicy") if found > format else ("older", "use the version named there")
@@ -124,18 +135,36 @@ class WholeFolder:
         return data
 
     def _bytes(self, name: str, size: int | None = None) -> bytes:
+        place = self.path / name
         try:
-            with open(self.path / name, "rb") as file:
+            if not stat.S_ISREG(place.lstat().st_mode):  # a link leads elsewhere, a pipe never ends
+                raise DamagedFile(f"{place} is not a plain file")
+            with open(place, "rb") as file:
                 # one byte more than expected tells a longer file without reading all of it
                 return file.read() if size is None else file.read(size + 1)
         except OSError as error:
-            raise DamagedFile(f"{self.path / name} cannot be read: {error.strerror or error}") from error
+            raise DamagedFile(f"{place} cannot be read: {error.strerror or error}") from error
 
 
-def remove_unfinished(parent: Path) -> None:
-    """Remove what writers that were killed have left in a folder."""
+def find_folder(path: Path) -> Path:
+    """Where the folder of that name lies: there, or aside if its replacement was interrupted.
+
+    :raises FileNotFoundError: there is none.
+    """
+    for place in (path, _replaced(path)):
+        if place.exists():
+            return place
+    raise FileNotFoundError(f"there is nothing at {path}")
+
+
+def remove_unfinished(parent: Path, name: str | None = None) -> None:
+    """Remove what writers that were killed have left in a folder.
+
+    :param name: only what was to become the folder of that name.
+    """
     for path in parent.glob(TEMPORARY + "*"):
-        shutil.rmtree(path, ignore_errors=True)
+        if name is None or re.fullmatch(re.escape(f"{TEMPORARY}{name}-") + "[a-z0-9_]{8}", path.name):
+            shutil.rmtree(path, ignore_errors=True)
 
 
 def remove_folder(path: Path) -> None:
@@ -143,6 +172,16 @@ def remove_folder(path: Path) -> None:
     doomed = path.with_name(TEMPORARY + path.name)
     os.rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _replaced(path: Path) -> Path:
+    """Where a folder waits while another takes its place."""
+    return path.with_name(f"{OLD}{path.name}")
+
+
+def _drop(path: Path) -> None:
+    if path.exists():
+        shutil.rmtree(path)
 
 
 def _parse(data: bytes, path: Path) -> Any:

@@ -13,7 +13,7 @@ from torch.optim import Adam
 from rlpolicy import policy as policies
 from rlpolicy.data.batch import Batch
 from rlpolicy.utils.net import discrete
-from rlpolicy.utils.net.common import BranchingNet, EnsembleLinear, Net
+from rlpolicy.utils.net.common import BranchingNet, EnsembleLinear, Net, get_dict_state_decorator
 from rlpolicy.utils.net.continuous import Actor, ActorProb, BatchRenorm, Critic
 
 OBS, N, A = 4, 3, 2
@@ -59,7 +59,8 @@ def _rainbow_net(keys: Any) -> Net:
 
 
 def _bdq(keys: Any, **options: Any) -> Any:
-    model = BranchingNet(OBS, 2, N, [16], [16], [16])
+    joined, _ = get_dict_state_decorator({"a": 3, "b": 1}, KEYS)
+    model = (joined(BranchingNet) if keys else BranchingNet)(OBS, 2, N, [16], [16], [16])
     return policies.BranchingDQNPolicy(
         model=model, optim=adam(model), action_space=BRANCHES, target_update_freq=3, **options
     )

@@ -29,20 +29,30 @@ OBJECT_BYTES = 200
 
 
 class SavedRows:
-    """Which files hold the rows of a storage, and which rows have changed since.
+    """Which files hold the rows of a buffer, and how far it was written then.
 
-    :param size: rows of the storage.
+    :param rings: its pointers, none of whose rows are saved.
     """
 
-    def __init__(self, size: int) -> None:
-        self.changed = np.zeros(size, np.bool_)
-        """(size,) rows that no file holds as they are; :meth:`~rlpolicy.data.buffer.storage.Storage.write` sets it."""
-        self.owner = np.zeros(size, np.int32)
+    def __init__(self, rings: Rings) -> None:
+        self.written, self.cleared = np.zeros_like(rings.written), rings.cleared - 1
+        """Of the rings, at the last save."""
+        self.marked: list[np.ndarray] = []
+        """Rows that have changed since without being written, see ``Storage.mark_changed``."""
+        self.owner = np.zeros(rings.total, np.int32)
         """(size,) the segment that holds each row, 0: none."""
         self.segments: dict[int, dict[str, Entry]] = {}
         """The files of each segment, by its number, oldest first."""
         self.folder: Path | None = None
         """Where they lie."""
+
+    def changed(self, rings: Rings) -> np.ndarray:
+        """Rows that no file holds as they are, ascending."""
+        return np.unique(np.concatenate([rings.written_since(self.written, self.cleared), *self.marked]))
+
+    def note(self, rings: Rings) -> None:
+        """All rows are saved."""
+        self.written, self.cleared, self.marked = rings.written.copy(), rings.cleared.copy(), []
 
     def are_there(self) -> bool:
         """Whether nobody has removed the files."""
@@ -65,11 +75,10 @@ def save_buffer(buffer: ReplayBuffer, folder: NewFolder, name: str) -> tuple[dic
     storage = _whole_storage(buffer)
     saved = storage.saved
     if saved is None or not saved.are_there():
-        saved = SavedRows(storage.size)
-        saved.changed[buffer._rings.indices()] = True
+        saved = SavedRows(buffer._rings)
     owner, number = saved.owner.copy(), max(saved.segments, default=0)
     fresh: dict[int, dict[str, Entry]] = {}
-    for rows in _pieces(np.flatnonzero(saved.changed), storage):
+    for rows in _pieces(saved.changed(buffer._rings), storage):
         number += 1
         files = write_tree(folder, _segment_name(name, number), _segment(storage, buffer._final, rows))
         fresh[number] = {file: folder.entries[file] for file in files}
@@ -84,7 +93,7 @@ def save_buffer(buffer: ReplayBuffer, folder: NewFolder, name: str) -> tuple[dic
 
     def commit() -> None:
         saved.segments, saved.owner, saved.folder = segments, owner, folder.target
-        saved.changed[:] = False
+        saved.note(buffer._rings)
         storage.saved = saved
 
     return {
@@ -179,6 +188,8 @@ def load_buffer(buffer: ReplayBuffer, state: dict[str, Any], folder: WholeFolder
         storage, final, saved = _read_rows(buffer, state, folder)
         stored = Rings(buffer._rings.capacity)
         stored.load_state(rings)
+        if not np.array_equal(stored.size, rings["size"]):
+            raise DamagedFile(f"the buffer's pointers are not possible: {rings}")
         if len(indices := stored.indices()) and not saved.owner[indices].all():
             raise DamagedFile("rows of the buffer are missing in the files")
         own = buffer._prepared_own_state(state["own"])
@@ -188,8 +199,9 @@ def load_buffer(buffer: ReplayBuffer, state: dict[str, Any], folder: WholeFolder
     def apply() -> None:
         buffer._settle()
         vars(live).update(vars(storage))  # views of it see the new columns
-        live.saved = saved
         buffer._rings.load_state(rings)
+        saved.note(buffer._rings)
+        live.saved = saved
         buffer._rng = rng  # type: ignore[assignment]  # a numpy one was saved
         buffer._replace_final(final)
         own()
@@ -202,7 +214,7 @@ def _read_rows(
 ) -> tuple[Storage, FinalObs | None, SavedRows]:
     storage = Storage(buffer.maxsize, buffer._obs_dtype)
     final = None if state["final"] is None else FinalObs(buffer.maxsize, buffer._rings.n, buffer._obs_dtype)
-    saved = SavedRows(buffer.maxsize)
+    saved = SavedRows(buffer._rings)
     saved.folder = folder.path
     layout = Batch(state["layout"])
     if dict(leaves(layout)):

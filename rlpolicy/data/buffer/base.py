@@ -1,6 +1,6 @@
 """The replay buffer of one environment, and the interface that every buffer shares."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar, Self, TypeVar
 
@@ -137,6 +137,7 @@ class ReplayBuffer:
     @_index.setter
     def _index(self, row: int) -> None:
         rings = self._rings
+        rings.cleared[0] += 1
         rings.written[0] = rings.begun[0] = row + rings.total * (rings.stored == rings.total)
 
     @property
@@ -271,6 +272,7 @@ class ReplayBuffer:
             rows = rings.newest()[ids]
             self.truncated[rows] = True
             self.done[rows] = True
+            self._storage.mark_changed(rows)
             if self._final is not None:
                 self._final.end_episodes(ids)
         rings.end_episodes(rings.all if buffer_ids is None else np.asarray(buffer_ids, np.int64))
@@ -604,6 +606,21 @@ class ReplayBuffer:
         if buffer._final is not None:
             buffer._load_final(state.get("final"))
         return buffer
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a kind of buffer has beside rows and pointers, for checkpoints."""
+        return {}
+
+    def _prepared_own_state(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check :meth:`_own_state`; what is returned puts it in place."""
+        return lambda: None
+
+    def _replace_final(self, final: FinalObs | None) -> None:
+        self._final = final
+
+    def running_rows(self, env: int) -> np.ndarray | None:
+        """Rows of an environment's running episode, oldest first; None when some of them are no longer held."""
+        return self._rings.running(env)
 
     def _load_final(self, state: dict[str, Any] | None) -> None:
         final = self._final

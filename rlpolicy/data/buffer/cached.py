@@ -68,6 +68,10 @@ class CachedReplayBuffer(ReplayBufferManager):
         for segment in segments:
             self._move(int(segment))
 
+    def running_rows(self, env: int) -> np.ndarray | None:
+        """See :meth:`ReplayBuffer.running_rows`: the rows of its cache."""
+        return self._rings.running(env + 1)
+
     def _config(self) -> dict[str, Any]:
         return {
             "main": self.main_buffer._config(),

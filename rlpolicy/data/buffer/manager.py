@@ -7,6 +7,7 @@ import numpy as np
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.her import HERReplayBuffer
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.rings import Rings
@@ -86,6 +87,11 @@ class ReplayBufferManager(ReplayBuffer):
 
     def _miscounted(self, got: int | None, wanted: int) -> InvalidArgument:
         return InvalidArgument(f"got {'an unbatched' if got is None else got} transition(s) for {wanted} environments")
+
+    def _replace_final(self, final: FinalObs | None) -> None:
+        self._final = final
+        for part in self.buffers:
+            part._final = final
 
     def _segment(self, i: int) -> int:
         if not 0 <= i < self.buffer_num:

@@ -1,5 +1,6 @@
 """Prioritized replay (Schaul et al., arXiv:1511.05952), proportional variant."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -112,6 +113,22 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """Forget all rows and their priorities."""
         super().reset(keep_statistics)
         self.weight = SegmentTree(self.maxsize)
+
+    def _own_state(self) -> dict[str, Any]:
+        leaves = self.weight[np.arange(self.maxsize)]
+        return {"leaves": leaves, "max": self._max_prio, "min": self._min_prio, "beta": self._beta}
+
+    def _prepared_own_state(self, state: dict[str, Any]) -> Callable[[], None]:
+        leaves, high, low, beta = (state[name] for name in ("leaves", "max", "min", "beta"))
+        if leaves.shape != (self.maxsize,) or not (np.isfinite(leaves) & (leaves >= 0)).all():
+            raise ValueError(f"expected {self.maxsize} priorities, finite and not negative")
+        tree = SegmentTree(self.maxsize)
+        tree[np.arange(self.maxsize)] = leaves
+
+        def apply() -> None:
+            self.weight, self._max_prio, self._min_prio, self._beta = tree, high, low, beta
+
+        return apply
 
     def _to_state(self) -> dict[str, Any]:
         leaves = self.weight[np.arange(self.maxsize)] if self.maxsize else np.zeros(0)

@@ -48,6 +48,8 @@ class Storage:
         self.columns = Batch()
         self.tensors: set[Path] = set()
         """Columns that are read as tensors, because their first value was one."""
+        self.saved: Any = None
+        """What checkpoints hold of the rows (:class:`~rlpolicy.data.buffer.segments.SavedRows`); None: nothing yet."""
         self._packed = PackedRows(0, {})
         self._forms = 0
         self._readers: list[Reader] | None = None
@@ -87,6 +89,11 @@ class Storage:
                 self.write_row[count == 1] = row_writer(self._packed, self.columns, given, count == 1)
         except (KeyError, AttributeError):
             pass  # objects, numbers without an array around them, missing columns: each value is looked at every time
+
+    def mark_changed(self, rows: np.ndarray) -> None:
+        """Rows were changed that the rings do not count as written: the next checkpoint must hold them anew."""
+        if self.saved is not None:
+            self.saved.marked.append(rows)
 
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """Columns at ``rows`` (anything numpy indexes with), copied: leaves of shape (*rows.shape, ...).
@@ -317,6 +324,10 @@ class StorageView:
 
     def _write_row(self, write: WriteRow, row: int, given: Mapping[str, Any]) -> tuple[float, bool] | None:
         return write(row + self.start, given)
+
+    def mark_changed(self, rows: np.ndarray) -> None:
+        """See :meth:`Storage.mark_changed`; rows count from this view's start."""
+        self.parent.mark_changed(rows + self.start)
 
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """See :meth:`Storage.read`; rows count from this view's start."""

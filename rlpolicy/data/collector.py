@@ -103,6 +103,7 @@ class Collector:
         self._ready: Ready | None = None
         self._drawn: list[Any] = []
         """Random actions for the next steps, the last step's first."""
+        self._restarts_told = 0
         self.reset_stat()
 
     @property
@@ -168,7 +169,10 @@ class Collector:
     def _reset_rows(self, ids: np.ndarray, gym_reset_kwargs: dict[str, Any] | None) -> tuple[Any, Batch]:
         """Start new episodes in some environments: their first observations and infos."""
         obs, infos = self.env.reset(ids, **(gym_reset_kwargs or {}))
-        rows, info = as_rows(obs), stack_dicts(list(infos))
+        return self._first_rows(ids, as_rows(obs), stack_dicts(list(infos)))
+
+    def _first_rows(self, ids: np.ndarray, rows: Any, info: Batch) -> tuple[Any, Batch]:
+        """First observations and infos of episodes, checked and preprocessed."""
         if self.check_finite:
             self._require_finite("obs", rows, ids)
         if self.preprocess_fn is not None:
@@ -262,9 +266,28 @@ class Collector:
         """One step of the ready environments: act, step, store, reset those that finish."""
         frame, action = self._act(ready, left)
         ids, frame, results = self._send(ready.ids, frame, action)
+        state = frame.__dict__.pop("state", None)
+        fresh = getattr(self.env, "reset_rows", None)
+        if fresh is None:
+            ready, outcome = self._store(ids, frame, results, state, render, gym_reset_kwargs)
+        else:
+            ready, outcome = self._store_some(fresh, ids, frame, results, state, render, gym_reset_kwargs)
+        if outcome.ended is not None and self.exploration_noise:
+            self._restart_noise(outcome.ended)
+        return ready, outcome
+
+    def _store(
+        self,
+        ids: np.ndarray,
+        frame: Batch,
+        results: tuple[Any, ...],
+        state: Any,
+        render: float | None,
+        gym_reset_kwargs: dict[str, Any] | None,
+    ) -> tuple[Ready, Outcome]:
+        """Store what a step brought, and reset the environments that finish."""
         obs_next, rew, terminated, truncated, infos = results
         obs_next, info = as_rows(obs_next), self._info_columns(infos, ids)
-        state = frame.__dict__.pop("state", None)
         if self.check_finite:
             self._require_finite("obs_next", obs_next, ids)
             self._require_finite("rew", rew, ids)
@@ -280,21 +303,44 @@ class Collector:
         if render:
             self.env.render()
             time.sleep(render)
-        fresh, kept, stored = getattr(self.env, "reset_rows", None), None, ids
-        if (
-            fresh is not None
-        ):  # environments that could only begin an episode in this step: their rows are no transitions
-            state, kept = zero_rows(state, np.flatnonzero(fresh)), np.flatnonzero(~fresh)
-            if not len(kept):
-                return Ready(ids, obs_next, info, state), Outcome(0)
-            frame, done, stored = frame[kept], done[kept], ids[kept]
-        _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=stored)
+        _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=ids)
         if True not in done.tolist():
-            return Ready(ids, obs_next, info, state), Outcome(len(stored))
-        over = np.flatnonzero(done)
-        ended = over if kept is None else kept[over]
+            return Ready(ids, obs_next, info, state), Outcome(len(ids))
+        ended = np.flatnonzero(done)
         obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
-        return Ready(ids, obs_next, info, state), Outcome(len(stored), ended, ep_rew[over], ep_len[over])
+        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, ep_rew[ended], ep_len[ended])
+
+    def _store_some(
+        self,
+        fresh: np.ndarray,
+        ids: np.ndarray,
+        frame: Batch,
+        results: tuple[Any, ...],
+        state: Any,
+        *args: Any,
+    ) -> tuple[Ready, Outcome]:
+        """:meth:`_store` for a step in which the environments of the rows ``fresh`` only began an episode.
+
+        They could not do so earlier, or they broke and were replaced. Then the episode that was running has no last
+        step that anyone knows of: it is cut after the last transition that is stored, and its return is not told.
+        """
+        began, kept = np.flatnonzero(fresh), np.flatnonzero(~fresh)
+        self._buffer.end_episodes(ids[began])
+        if self.exploration_noise:
+            self._restart_noise(began)
+        rows = as_rows(results[0])
+        obs, info = self._first_rows(ids[began], rows[began], stack_dicts(list(results[4][began])))
+        state = zero_rows(state, began)
+        if not len(kept):
+            return Ready(ids, obs, info, state), Outcome(0)
+        parts = rows[kept], *(part[kept] for part in results[1:])
+        others, outcome = self._store(ids[kept], frame[kept], parts, None, *args)
+        if outcome.ended is not None:
+            ended = kept[outcome.ended]
+            outcome, state = outcome._replace(ended=ended), zero_rows(state, ended)
+        n = len(ids)
+        obs = put_rows(spread_rows(obs, began, n), kept, others.obs)
+        return Ready(ids, obs, put_rows(spread_rows(info, began, n), kept, others.info), state), outcome
 
     def _act(self, ready: Ready, left: int) -> tuple[Batch, Any]:
         """What is stored of this step so far (obs, act, policy, state), and the action for the environments.
@@ -363,8 +409,6 @@ class Collector:
         gym_reset_kwargs: dict[str, Any] | None,
     ) -> tuple[Any, Batch, Any]:
         """New episodes in rows ``ended``: observations, infos and policy state of all rows for the next step."""
-        if self.exploration_noise:
-            self._restart_noise(ended)
         obs, started = self._reset_rows(ids[ended], gym_reset_kwargs)
         if len(ended) == len(ids):
             return obs, started, zero_rows(state, ended)
@@ -387,8 +431,11 @@ class Collector:
         self.collect_episode += sum(map(len, lens))
         self.collect_time += seconds
         speed = steps / max(seconds, 1e-9)
+        restarts = self._new_restarts()
         if not lens:
-            return CollectStats(n_collected_steps=steps, collect_time=seconds, collect_speed=speed)
+            return CollectStats(
+                n_collected_steps=steps, collect_time=seconds, collect_speed=speed, n_env_restarts=restarts
+            )
         all_lens = np.concatenate(lens)
         return CollectStats.with_autogenerated_stats(
             returns=np.concatenate(returns),
@@ -397,7 +444,14 @@ class Collector:
             n_collected_steps=steps,
             collect_time=seconds,
             collect_speed=speed,
+            n_env_restarts=restarts,
         )
+
+    def _new_restarts(self) -> int:
+        """Environments that were started anew since the last collect, by resets between the two as well."""
+        restarts: int = getattr(self.env, "n_restarts", 0)
+        new, self._restarts_told = restarts - self._restarts_told, restarts
+        return new
 
     def _preprocess(self, **given: Any) -> dict[str, Any]:
         """What ``preprocess_fn`` changes."""

@@ -36,8 +36,9 @@ class VectorEnvLike(Protocol):
     stack_dicts: bool
     """False: dict observations come as an object array of dicts. True: as one dict of stacked arrays."""
     reset_rows: NDArray[np.bool_] | None
-    """Set by ``step``: rows of its result that are no transitions but the first observation of a new episode
-    (vector envs that reset inside ``step`` and cannot be told to reset earlier). None: there are none."""
+    """Set by ``step``: rows of its result that are no transitions but the first observation of a new episode (of
+    vector envs that reset inside ``step`` and cannot be told to reset earlier, and of environments that broke and
+    were started anew). None: there are none."""
 
     def __len__(self) -> int: ...
 

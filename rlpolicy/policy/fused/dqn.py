@@ -24,7 +24,6 @@ class FusedDQN(FusedUpdate):
     def step(self, data: Minibatch) -> tuple[DQNTrainingStats, Tensor]:
         """Critic and lagged copy."""
         policy, q = self.policy, self.q
-        policy._before_step()
         # y = r + γ Q'(s', a*),  a* = argmax Q(s', a) if double, else argmax Q'(s', a)
         if policy.is_double and q.old is not None:
             best = q.net(data.obs_next).argmax(dim=1, keepdim=True)
@@ -32,6 +31,7 @@ class FusedDQN(FusedUpdate):
         else:
             value = q.target(data.obs_next).amax(dim=1)
         y = torch.addcmul(data.rew, data.factor, value)
+        policy._before_step()  # the target is still that of the copy as it was
         # L = 1/B Σ w ℓ(Q(s, a) - y)
         index = data.act.unsqueeze(1)
         values = q.net(data.obs)

@@ -229,6 +229,11 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         self._compiled = compile_policy(self, checks, backend)
         return self
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether updates are computed without autograd, as :meth:`compile` asked for; False: they are eager."""
+        return self._compiled is not None
+
     def process_buffer(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Change a given buffer once before offline training; here it is returned as it is."""
         return buffer

@@ -22,7 +22,7 @@ class Flat:
     def __init__(self, places: Sequence[Place]) -> None:
         self.places = places
         self.data = torch.cat([p.detach().flatten() for p in self.params])
-        self._views = self.split(self.data)
+        self._views, self.address = self.split(self.data), address(self.data)
         self.bind()
 
     @property
@@ -73,6 +73,8 @@ class FlatAdam:
         self.optim, self.flat = optim, flat
         self.grad, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(flat.data) for _ in range(3))
         self.steps = torch.zeros(len(flat.places))
+        self._steps = self.steps.numpy()
+        self._where = [address(vector) for vector in (flat.data, self.grad, self.exp_avg, self.exp_avg_sq)]
         self._kernels = kernels
         self.bind()
 
@@ -118,7 +120,8 @@ class FlatAdam:
         """One step with the gradient in ``grad``; a target network follows: θ' <- θ' + τ (θ - θ')."""
         if max_grad_norm is not None:  # as nn.utils.clip_grad_norm_ does
             self.grad.mul_((max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
-        self.steps.add_(1.0)
+        self._steps += 1.0
+        step = float(self._steps[0])
         self.optim._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers look for it
         options = self.optim.param_groups[0]
         lr, decay = float(options["lr"]), float(options["weight_decay"])
@@ -126,10 +129,11 @@ class FlatAdam:
         l2, decay = (0.0, decay) if decoupled else (decay, 0.0)
         beta1, beta2 = map(float, options["betas"])
         p, g, m, v = self.flat.data, self.grad, self.exp_avg, self.exp_avg_sq
-        step = self.steps[0].item()
         if self._kernels is not None:
-            tensors = (p, g, m, v, None if target is None else target.data)
-            self._kernels.adam(len(p), *map(address, tensors), tau, step, lr, beta1, beta2, options["eps"], l2, decay)
+            follower = None if target is None else target.address
+            self._kernels.adam(
+                p.shape[0], *self._where, follower, tau, step, lr, beta1, beta2, options["eps"], l2, decay
+            )
             return
         g = g.add(p, alpha=l2) if l2 else g
         m.lerp_(g, 1 - beta1)

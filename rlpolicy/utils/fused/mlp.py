@@ -48,41 +48,45 @@ class Mlp:
 
 
 class _Native:
-    """By ``kernels.cpp``."""
+    """By ``kernels.cpp``. Vectors stay where they are, so their addresses are asked for once."""
 
     def __init__(self, chain: Chain, flat: Flat, kernels: Kernels) -> None:
-        self.kernels, self.flat = kernels, flat
-        self.spec = chain.spec()
+        self.kernels = kernels
+        self.spec, self.data = chain.spec(), flat.data
+        self.where = address(self.spec), address(self.data)
         self.units = [layer.n_out for layer in chain.layers]
         self.widest = max(*self.units, chain.layers[0].n_in)
-        self.rooms: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+        self.rooms: dict[int, _Room] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         if x.stride(0) < x.shape[1] or x.stride(1) != 1:  # a BLAS takes rows that are apart, but no others
             x = x.clone(memory_format=torch.contiguous_format)
-        self.x = x
-        outs, _, last = self.room(len(x))
-        self.kernels.forward(
-            address(self.spec), len(x), address(self.flat.data), address(x), x.stride(0), address(outs)
-        )
-        return last
+        self.x, rows = x, x.shape[0]
+        room = self.rooms.get(rows)
+        if room is None:
+            room = self.rooms[rows] = _Room(self.data, rows, self.units, self.widest)
+        spec, params = self.where
+        self.kernels.forward(spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at)
+        return room.last
 
     def backward(self, d: Tensor, grad: Tensor | None, dx: Tensor | None, first: int) -> None:
         x, d = self.x, d.contiguous()
-        outs, scratch, _ = self.room(len(x))
+        rows = x.shape[0]
+        room = self.rooms[rows]
+        spec, params = self.where
         self.kernels.backward(
-            address(self.spec), len(x), address(self.flat.data), address(x), x.stride(0), address(outs), address(d),
-            address(grad), address(dx), first, address(scratch),
+            spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at, d.data_ptr(), address(grad), address(dx),
+            first, room.scratch_at,
         )  # fmt: skip
 
-    def room(self, rows: int) -> tuple[Tensor, Tensor, Tensor]:
-        """All layers' outputs, scratch memory, and the last outputs as a view, for that many rows."""
-        room = self.rooms.get(rows)
-        if room is None:
-            outs = self.flat.data.new_empty(rows * sum(self.units))
-            last = outs[len(outs) - rows * self.units[-1] :].view(rows, self.units[-1])
-            room = self.rooms[rows] = outs, self.flat.data.new_empty(2 * rows * self.widest), last
-        return room
+
+class _Room:
+    """Memory for the outputs of all layers, of which ``last`` are the last, and for the backward pass."""
+
+    def __init__(self, like: Tensor, rows: int, units: list[int], widest: int) -> None:
+        self.outs, self.scratch = like.new_empty(rows * sum(units)), like.new_empty(2 * rows * widest)
+        self.last = self.outs[len(self.outs) - rows * units[-1] :].view(rows, units[-1])
+        self.outs_at, self.scratch_at = address(self.outs), address(self.scratch)
 
 
 class _Torch:

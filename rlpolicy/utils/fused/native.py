@@ -36,8 +36,11 @@ class Kernels:
         self.backward.argtypes = [*chain, pointer, pointer, pointer, integer, pointer]
         self.adam = library[f"adam_{suffix}"]
         self.adam.argtypes = [ctypes.c_int64, *5 * [pointer], *8 * [number]]
+        self.q_error = library[f"q_error_{suffix}"]
+        self.q_error.argtypes = [integer, integer, *7 * [pointer], integer, pointer, pointer]
         for function in (self.forward, self.backward, self.adam):
             function.restype = None
+        self.q_error.restype = number
 
 
 @functools.cache

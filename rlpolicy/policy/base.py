@@ -304,6 +304,11 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         self._compiled = compile_policy(self, checks, backend)
         return self
 
+    @property
+    def is_compiled(self) -> bool:
+        """Whether updates are computed without autograd, as :meth:`compile` asked for; False: they are eager."""
+        return self._compiled is not None
+
     def _minibatch(self, sample_size: int | None, buffer: ReplayBuffer) -> tuple[Batch, NDArray[np.int64]]:
         """What an update learns from, and its rows; policies that learn from sequences ask for these instead."""
         return buffer.sample(sample_size)

@@ -62,7 +62,10 @@ def compile_policy(
         try:
             update = kind(policy, kernel)
             update.again = partial(policy.compile, checks=checks, backend=backend)
-            return Checked(update, checks) if checks else update
+            if checks:
+                return Checked(update, checks)
+            update.begin_acting()
+            return update
         except ValueError as error:
             reason = str(error)
     warnings.warn(f"compile() changes nothing, updates stay eager: {reason}", UserWarning, stacklevel=3)
@@ -119,6 +122,7 @@ class Checked:
             update.release()
         elif self.left == 0:
             policy._compiled = update
+            update.begin_acting()
         return stats
 
 

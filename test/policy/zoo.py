@@ -15,6 +15,7 @@ from rlpolicy.data.batch import Batch
 from rlpolicy.utils.net import discrete
 from rlpolicy.utils.net.common import BranchingNet, EnsembleLinear, Net, get_dict_state_decorator
 from rlpolicy.utils.net.continuous import Actor, ActorProb, BatchRenorm, Critic
+from rlpolicy.utils.net.recurrent import Memory, MemoryNet
 
 OBS, N, A = 4, 3, 2
 DISCRETE = spaces.Discrete(N)
@@ -117,6 +118,31 @@ def _dropped(keys: Any) -> Critic:
     return Critic(net, obs_key=keys)
 
 
+def _remembering(keys: Any, head: nn.Module) -> MemoryNet:
+    return MemoryNet(Memory(_net(keys), "lstm", 8), head)
+
+
+def _recurrent_dqn(keys: Any, **options: Any) -> Any:
+    make = partial(_remembering, head=Net(8, N, hidden_sizes=[16]))
+    return _value_based(policies.RecurrentDQNPolicy, make, keys, **SEQUENCES, **options)
+
+
+def _recurrent(cls: Callable[..., Any], actor: Callable[[], Any], keys: Any, **options: Any) -> Any:
+    mu = _remembering(keys, actor())
+    q = _remembering(keys, Critic(Net(8, A, hidden_sizes=[16], concat=True)))
+    options |= SEQUENCES
+    return cls(actor=mu, actor_optim=adam(mu), critic=q, critic_optim=adam(q), action_space=BOX, **options)
+
+
+def _remembered_actor() -> Actor:
+    return Actor(Net(8, hidden_sizes=[16]), A)
+
+
+def _remembered_gaussian() -> ActorProb:
+    return ActorProb(Net(8, hidden_sizes=[16]), A, unbounded=True, conditioned_sigma=True)
+
+
+SEQUENCES = {"sequence_length": 4, "burn_in": 2}
 ZOO: dict[str, Callable[..., Any]] = {
     "dqn": partial(_value_based, policies.DQNPolicy, _q_net),
     "c51": partial(
@@ -135,9 +161,15 @@ ZOO: dict[str, Callable[..., Any]] = {
     "tqc": partial(_stochastic, policies.TQCPolicy, _quantiles, alpha="auto"),
     "crossq": partial(_stochastic, policies.CrossQPolicy, _normalised, alpha="auto", actor_delay=2),
     "droq": partial(_stochastic, policies.DroQPolicy, _dropped, alpha="auto", actor_delay=2),
+    "recurrent_dqn": _recurrent_dqn,
+    "recurrent_ddpg": partial(_recurrent, policies.RecurrentDDPGPolicy, _remembered_actor),
+    "recurrent_td3": partial(_recurrent, policies.RecurrentTD3Policy, _remembered_actor),
+    "recurrent_sac": partial(_recurrent, policies.RecurrentSACPolicy, _remembered_gaussian, alpha="auto"),
 }
 """Name -> make(keys, **options): keys None for array observations, else the names of dict observations."""
-SPACES = dict.fromkeys(("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac"), DISCRETE) | {"bdq": BRANCHES}
+SPACES: dict[str, Any] = {"bdq": BRANCHES} | dict.fromkeys(
+    ("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac", "recurrent_dqn"), DISCRETE
+)
 
 
 def make(name: str, *, seed: int = 0, keys: Any = None, **options: Any) -> Any:

@@ -36,6 +36,8 @@ class Rings:
         """(n,) or (n, agents): reward of the running episode so far."""
         self.total = int(capacity.sum())
         """Rows of all segments."""
+        self.written = 0
+        """Rows written so far, to all segments."""
         self._finish_init()
 
     def _finish_init(self) -> None:
@@ -73,6 +75,7 @@ class Rings:
         cursor += 1
         cursor %= capacity
         size += size < capacity
+        self.written += len(ep_len)
         returned, length = np.zeros(ep_rew.shape), np.zeros(len(ep_len), np.int64)
         if True in done.tolist():
             returned[done], length[done] = ep_rew[done], ep_len[done]
@@ -95,6 +98,7 @@ class Rings:
         self.cursor[i] = cursor
         if self.size[i] < capacity:
             self.size[i] += 1
+        self.written += 1
         start = int(self.start[i]) + int(self.ep_start[i])
         if done:
             self.ep_start[i] = cursor
@@ -117,6 +121,7 @@ class Rings:
         slots: IntArray = self.start[i] + (self.cursor[i] + np.arange(count)) % capacity
         self.cursor[i] = (self.cursor[i] + count) % capacity
         self.size[i] = min(self.size[i] + count, capacity)
+        self.written += count
         if not self.ep_len[i]:
             self.ep_start[i] = self.cursor[i]
         return slots
@@ -168,6 +173,27 @@ class Rings:
         oldest = np.where(size == self.capacity, self.cursor, 0)
         return self.start[at] + (oldest[at] + rank) % np.maximum(self.capacity[at], 1)
 
+    def mark(self) -> IntArray:
+        """Where writing stands, for :meth:`since`: (1 + n,)."""
+        return np.concatenate(([self.written], self.cursor))
+
+    def since(self, mark: IntArray | None) -> IntArray:
+        """(n,) how many of each segment's rows are newer than an earlier :meth:`mark`.
+
+        All stored rows where it does not fit: None, a segment that was emptied or overwritten as a whole since, or the
+        mark of other rings.
+        """
+        if mark is None or len(mark) != self.n + 1:
+            return self.size
+        count = (self.cursor - mark[1:]) % np.maximum(self.capacity, 1)
+        return np.minimum(count, self.size) if int(count.sum()) == self.written - mark[0] else self.size
+
+    def latest(self, count: IntArray) -> IntArray:
+        """The ``count`` (n,) newest rows of each segment, segment by segment, oldest first."""
+        at = np.repeat(self.all, count)
+        rank = np.arange(int(count.sum())) - np.repeat(np.cumsum(count), count)  # -count, ..., -1 in each segment
+        return self.start[at] + (self.cursor[at] + rank) % np.maximum(self.capacity[at], 1)
+
     def random(self, rng: np.random.Generator, count: int) -> IntArray:
         """``count`` stored rows, uniform and with replacement."""
         stored = int(self.size.sum())
@@ -183,9 +209,9 @@ class Rings:
         return _Part(self, i)
 
     def state(self) -> dict[str, Any]:
-        """Arrays that describe the rings."""
+        """Arrays, and a number, that describe the rings."""
         names = ("capacity", "cursor", "size", "ep_start", "ep_len", "ep_rew")
-        return {name: getattr(self, name).copy() for name in names}
+        return {"written": self.written, **{name: getattr(self, name).copy() for name in names}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over :meth:`state` of rings with the same capacities."""
@@ -194,6 +220,7 @@ class Rings:
         for name in ("cursor", "size", "ep_start", "ep_len"):
             getattr(self, name)[:] = state[name]
         self.ep_rew = np.array(state["ep_rew"])
+        self.written = int(state.get("written", self.size.sum()))  # which older files do not have
 
 
 class _Part(Rings):
@@ -216,6 +243,15 @@ class _Part(Rings):
     def ep_rew(self) -> np.ndarray:  # type: ignore[override]
         """A view, looked up each time: the parent changes its array when rewards turn out to be vectors."""
         return self.parent.ep_rew[self.i : self.i + 1]
+
+    @property
+    def written(self) -> int:  # type: ignore[override]
+        """The parent's."""
+        return self.parent.written
+
+    @written.setter
+    def written(self, count: int) -> None:
+        self.parent.written = count
 
     def _shape_rewards(self, shape: tuple[int, ...]) -> None:
         self.parent._shape_rewards(shape)

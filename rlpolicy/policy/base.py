@@ -19,10 +19,12 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingStats
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
+from rlpolicy.policy.observations import ObsStatistics
 from rlpolicy.policy.returns import gae_return, nstep_return
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
-from rlpolicy.utils.optim import polyak_update
+from rlpolicy.utils.net.inputs import see_through
+from rlpolicy.utils.optim import TModule, polyak_update
 
 __all__ = [
     "BasePolicy",
@@ -49,6 +51,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     :param action_scaling: stretch raw actions from [-1, 1] over the bounds of the (Box) action space.
     :param action_bound_method: how raw actions are brought into [-1, 1]: "clip", "tanh" or None. For a Box only.
     :param lr_scheduler: stepped after every update.
+    :param obs_preprocessor: see :class:`~rlpolicy.policy.options.PolicyOptions`. A subclass passes each network that
+        gets observations through :meth:`preprocessed`.
     :raises ValueError: another space, an unknown method, or scaling without a bounded Box.
     """
 
@@ -64,17 +68,34 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         action_scaling: bool = False,
         action_bound_method: BoundMethod = "clip",
         lr_scheduler: TLearningRateScheduler | None = None,
+        obs_preprocessor: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.action_type: ActionType = action_type_of(action_space)
         self._action_map = ActionMap(action_space, action_scaling, action_bound_method)
         self.observation_space = observation_space
         self.lr_scheduler = lr_scheduler
+        self.obs_preprocessor = obs_preprocessor  # before all networks: copies of these then find the copied one
+        if hasattr(obs_preprocessor, "update"):
+            self._obs_statistics = ObsStatistics()
         self.agent_id = 0
         self.updating = False
         """True while :meth:`update` runs."""
         self.is_within_training_step = False
         """True inside :func:`policy_within_training_step`, as during all training collects and updates of a trainer."""
+
+    def preprocessed(self, net: TModule) -> TModule:
+        """Let a network see observations through ``obs_preprocessor``; without one nothing happens.
+
+        :param net: called with observations as its first argument.
+        :return: the network itself.
+        """
+        see_through(net, self.obs_preprocessor)
+        return net
+
+    def network_obs(self, obs: Any) -> Any:
+        """The part of observations that networks are called with; here all of it."""
+        return obs
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -178,6 +199,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         if buffer is None:
             return TrainingStats()  # type: ignore[return-value]
         start = time.perf_counter()
+        if self.obs_preprocessor is not None:
+            self.count_observations(buffer)
         batch, indices = buffer.sample(sample_size)
         self.updating = True
         try:
@@ -190,6 +213,16 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
             self.updating = False
         stats.train_time = time.perf_counter() - start
         return stats
+
+    def count_observations(self, buffer: ReplayBuffer) -> None:
+        """Give ``obs_preprocessor`` the observations that are new in the buffer; :meth:`update` begins with this.
+
+        Nothing happens without a preprocessor that keeps statistics, nor in evaluation mode.
+        """
+        update: Callable[[Any], None] | None = getattr(self.obs_preprocessor, "update", None)
+        if update is not None and self.training:
+            for obs in self._obs_statistics.new_in(buffer):
+                update(self.network_obs(obs))
 
     def process_buffer(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Change a given buffer once before offline training; here it is returned as it is."""

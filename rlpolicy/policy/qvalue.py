@@ -17,7 +17,7 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.options import require_counts, require_discrete, require_fractions, require_max_grad_norm
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.net.inputs import output_and_state
+from rlpolicy.utils.net.inputs import output_and_state, see_through
 from rlpolicy.utils.optim import hard_update, lagged_copy, polyak_update
 
 ModelName = Literal["model", "model_old"]
@@ -30,12 +30,14 @@ class LaggedModel(nn.Module):
     :meth:`_after_step` around each step of its optimiser, and finds the network of its targets in ``target_model``.
     """
 
+    obs_preprocessor: nn.Module | None
     model: nn.Module
     model_old: nn.Module
     """The lagging copy; does not exist without ``target_update_freq`` or ``tau``."""
 
     def _set_model(self, model: nn.Module, target_update_freq: int, tau: float | None) -> None:
         """Keep the network and make its copy; neither option given: there is none."""
+        see_through(model, self.obs_preprocessor)
         self.model = model
         self.freq, self.tau = target_update_freq, tau
         self._target = target_update_freq > 0 or tau is not None
@@ -54,6 +56,10 @@ class LaggedModel(nn.Module):
         if self._target:
             self.model_old.eval()
         return self
+
+    def network_obs(self, obs: Any) -> Any:
+        """What the network sees of observations that may be an envelope, see :func:`split_mask`."""
+        return split_mask(obs)[0]
 
     def sync_weight(self) -> None:
         """Move the copy: θ' <- θ, or θ' <- τ θ + (1 - τ) θ' with ``tau``."""

@@ -341,7 +341,8 @@ class ReplayBuffer:
             the next call, an int64 array.
         """
         self._settle()
-        return self._rings.latest(self._rings.since(since)), self._rings.mark()
+        count, mark = self._rings.since(since)
+        return self._rings.before(mark[1:], count), mark
 
     def sample_indices(self, batch_size: int | None) -> np.ndarray:
         """Rows to learn from.

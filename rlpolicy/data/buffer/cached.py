@@ -73,7 +73,7 @@ class CachedReplayBuffer(ReplayBufferManager):
         main = self._rings.part(0)
         mark = main.cursor.copy()
         count = main.size if since is None or len(since) != 1 else (mark - since) % max(main.total, 1)
-        return main.latest(np.minimum(count, main.size)), mark
+        return main.before(mark, np.minimum(count, main.size)), mark
 
     def _config(self) -> dict[str, Any]:
         return {

@@ -37,7 +37,7 @@ class Rings:
         self.total = int(capacity.sum())
         """Rows of all segments."""
         self.written = 0
-        """Rows written so far, to all segments."""
+        """Rows written so far, to all segments; counts on by a whole segment when that is emptied."""
         self._finish_init()
 
     def _finish_init(self) -> None:
@@ -134,6 +134,7 @@ class Rings:
 
     def clear(self, ids: IntArray | slice = slice(None), keep_statistics: bool = False) -> None:
         """Empty the segments in ``ids``; ``keep_statistics`` lets running episodes go on."""
+        self.written += int(self.capacity[ids].sum())
         self.cursor[ids] = 0
         self.size[ids] = 0
         if not keep_statistics:
@@ -173,26 +174,26 @@ class Rings:
         oldest = np.where(size == self.capacity, self.cursor, 0)
         return self.start[at] + (oldest[at] + rank) % np.maximum(self.capacity[at], 1)
 
-    def mark(self) -> IntArray:
-        """Where writing stands, for :meth:`since`: (1 + n,)."""
-        return np.concatenate(([self.written], self.cursor))
+    def since(self, mark: IntArray | None) -> tuple[IntArray, IntArray]:
+        """How many rows are newer than an earlier mark, (n,), and the mark of now, (1 + n,).
 
-    def since(self, mark: IntArray | None) -> IntArray:
-        """(n,) how many of each segment's rows are newer than an earlier :meth:`mark`.
-
-        All stored rows where it does not fit: None, a segment that was emptied or overwritten as a whole since, or the
-        mark of other rings.
+        All stored rows where the mark does not fit: None, a segment that was emptied or overwritten as a whole since,
+        or the mark of other rings. Another thread may be writing, so ``written`` and the cursors may be a few rows
+        apart; whatever does not fit is at least a segment apart.
         """
-        if mark is None or len(mark) != self.n + 1:
-            return self.size
-        count = (self.cursor - mark[1:]) % np.maximum(self.capacity, 1)
-        return np.minimum(count, self.size) if int(count.sum()) == self.written - mark[0] else self.size
+        written, cursor, size = self.written, self.cursor.copy(), self.size.copy()
+        if mark is not None and len(mark) == self.n + 1:
+            count = (cursor - mark[1:]) % np.maximum(self.capacity, 1)
+            position = int(mark[0] + count.sum())
+            if abs(written - position) < max(int(self.capacity.min()), 1):
+                return np.minimum(count, size), np.concatenate(([position], cursor))
+        return size, np.concatenate(([written], cursor))
 
-    def latest(self, count: IntArray) -> IntArray:
-        """The ``count`` (n,) newest rows of each segment, segment by segment, oldest first."""
+    def before(self, cursor: IntArray, count: IntArray) -> IntArray:
+        """The ``count`` (n,) rows of each segment before its ``cursor``, segment by segment, oldest first."""
         at = np.repeat(self.all, count)
         rank = np.arange(int(count.sum())) - np.repeat(np.cumsum(count), count)  # -count, ..., -1 in each segment
-        return self.start[at] + (self.cursor[at] + rank) % np.maximum(self.capacity[at], 1)
+        return self.start[at] + (cursor[at] + rank) % np.maximum(self.capacity[at], 1)
 
     def random(self, rng: np.random.Generator, count: int) -> IntArray:
         """``count`` stored rows, uniform and with replacement."""
@@ -245,7 +246,7 @@ class _Part(Rings):
         return self.parent.ep_rew[self.i : self.i + 1]
 
     @property
-    def written(self) -> int:  # type: ignore[override]
+    def written(self) -> int:
         """The parent's."""
         return self.parent.written
 

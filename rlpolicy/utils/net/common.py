@@ -28,6 +28,7 @@ from rlpolicy.utils.net.inputs import (
     size_of,
     stored_state,
 )
+from rlpolicy.utils.net.scaler import RunningStandardScaler as RunningStandardScaler
 
 ModuleType: TypeAlias = Callable[..., nn.Module]
 """A module's class, or a function that makes a module."""

@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rlpolicy.utils.errors import InvalidArgument
+
 ArrayLike: TypeAlias = NDArray[Any] | Tensor
 DeviceLike: TypeAlias = str | int | torch.device
 ObsKey: TypeAlias = str | Sequence[str] | None
@@ -92,6 +94,63 @@ def pick_obs(obs: Any, key: str | Sequence[str], device: torch.device) -> Any:
     if isinstance(key, str):
         return obs[key]
     return torch.cat([flat(as_input(obs[name], device)) for name in key], dim=1)
+
+
+class SeesThrough:
+    """A forward pre-hook: the network gets its first argument, the observation, as a preprocessor shows it.
+
+    The preprocessor is not part of the network: neither of its parameters nor of its ``state_dict``. A copy of the
+    network goes on with the same preprocessor; a copy of something that holds both, such as a policy, with the copied
+    one (it must be held before the network).
+    """
+
+    def __init__(self, preprocessor: nn.Module) -> None:
+        self.preprocessor = preprocessor
+
+    def __call__(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (self.see(args[0], net), *args[1:]), kwargs
+        return args, {**kwargs, "obs": self.see(kwargs["obs"], net)}
+
+    def see(self, obs: Any, net: nn.Module) -> Any:
+        """The preprocessed observation."""
+        if not getattr(self.preprocessor, "takes_arrays", False):
+            obs = as_tensors(obs, getattr(net, "device", None) or next(net.parameters(), torch.empty(0)).device)
+        return self.preprocessor(obs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SeesThrough":
+        return SeesThrough(memo.get(id(self.preprocessor), self.preprocessor))
+
+    @staticmethod
+    def of(net: nn.Module) -> "SeesThrough | None":
+        """The hook of a network, if it has one."""
+        return next((hook for hook in net._forward_pre_hooks.values() if isinstance(hook, SeesThrough)), None)
+
+
+def see_through(net: nn.Module, preprocessor: nn.Module | None) -> None:
+    """Let a network see observations through a preprocessor, see :class:`SeesThrough`; None: nothing happens.
+
+    :raises ValueError: it sees through another one.
+    """
+    if preprocessor is None:
+        return
+    hook = SeesThrough.of(net)
+    if hook is None:
+        net.register_forward_pre_hook(SeesThrough(preprocessor), with_kwargs=True)
+    elif hook.preprocessor is not preprocessor:
+        raise InvalidArgument(
+            f"this {type(net).__name__} already sees observations through another preprocessor: make a new network"
+        )
+
+
+def as_tensors(obs: Any, device: torch.device) -> Any:
+    """Arrays, or a dict or Batch of arrays, as tensors on the device, floating ones as float32; other values stay."""
+    if hasattr(obs, "keys"):
+        return type(obs)({key: as_tensors(obs[key], device) for key in obs.keys()})  # noqa: SIM118 - may be a Batch
+    if isinstance(obs, np.ndarray) and obs.dtype.kind not in "biuf":
+        return obs
+    x = torch.as_tensor(obs, device=device)
+    return x.float() if x.is_floating_point() else x
 
 
 def takes_state(net: nn.Module) -> bool:

@@ -30,7 +30,7 @@ class Shift(nn.Module):
 
     def forward(self, obs: Any) -> Any:
         if isinstance(obs, Batch):
-            return Batch({key: self(obs[key]) for key in obs.keys()})  # noqa: SIM118 - a Batch
+            return Batch({key: self(obs[key]) for key in obs.keys()})
         assert isinstance(obs, Tensor)
         return 2.0 * obs + 1.0
 
@@ -40,7 +40,7 @@ def shifted(batch: Batch) -> Batch:
     batch = copy.deepcopy(batch)
     for key in ("obs", "obs_next"):
         obs = batch[key]
-        batch[key] = Batch({k: 2.0 * obs[k] + 1.0 for k in obs.keys()}) if isinstance(obs, Batch) else 2.0 * obs + 1.0  # noqa: SIM118
+        batch[key] = Batch({k: 2.0 * obs[k] + 1.0 for k in obs.keys()}) if isinstance(obs, Batch) else 2.0 * obs + 1.0
     return batch
 
 

@@ -17,11 +17,12 @@ class PolicyOptions(TypedDict, total=False):
     """What all networks of the policy, targets included, see observations through, such as
     :class:`~rlpolicy.utils.net.scaler.RunningStandardScaler`; None: they see them as they are.
 
-    It is called with (B, ...) observations: float32 tensors (images keep their dtype), or a Batch of them for
-    observations with keys; a module whose attribute ``takes_arrays`` is True gets them as they come. It belongs to the
-    policy's ``state_dict``, moves with it, and is not trained. If it has a method ``update(obs)``, every transition of
-    the buffer's observations is given to it once: those that are new at the beginning of each ``policy.update``, in
-    training mode. Nothing else moves its statistics, so within one update targets and losses see through the same."""
+    It is called with (B, ...) observations: tensors of the networks' dtype (images keep theirs), or a Batch of them
+    for observations with keys; a module whose attribute ``takes_arrays`` is True gets them as they come. It belongs to
+    the policy's ``state_dict``, moves with it, and is not trained. If it has a method ``update(obs)``, every
+    observation that the buffer stores is given to it once: at the beginning of each ``policy.update`` those that are
+    new, in training mode. Nothing else moves its statistics, so within one update targets and losses see through the
+    same."""
 
 
 def require_fractions(**options: float) -> None:

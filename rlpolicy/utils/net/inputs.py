@@ -115,7 +115,7 @@ class SeesThrough:
     def see(self, obs: Any, net: nn.Module) -> Any:
         """The preprocessed observation."""
         if not getattr(self.preprocessor, "takes_arrays", False):
-            obs = as_tensors(obs, getattr(net, "device", None) or next(net.parameters(), torch.empty(0)).device)
+            obs = as_tensors(obs, like=next(net.parameters(), torch.empty(0)))
         return self.preprocessor(obs)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "SeesThrough":
@@ -143,14 +143,17 @@ def see_through(net: nn.Module, preprocessor: nn.Module | None) -> None:
         )
 
 
-def as_tensors(obs: Any, device: torch.device) -> Any:
-    """Arrays, or a dict or Batch of arrays, as tensors on the device, floating ones as float32; other values stay."""
+def as_tensors(obs: Any, like: Tensor) -> Any:
+    """Arrays, or a dict or Batch of them, as tensors on a device; floating ones in a dtype; what is no number stays.
+
+    :param like: of that device and dtype.
+    """
     if hasattr(obs, "keys"):
-        return type(obs)({key: as_tensors(obs[key], device) for key in obs.keys()})  # noqa: SIM118 - may be a Batch
+        return type(obs)({key: as_tensors(obs[key], like) for key in obs.keys()})  # noqa: SIM118 - may be a Batch
     if isinstance(obs, np.ndarray) and obs.dtype.kind not in "biuf":
         return obs
-    x = torch.as_tensor(obs, device=device)
-    return x.float() if x.is_floating_point() else x
+    x = torch.as_tensor(obs, device=like.device)
+    return x.to(like.dtype) if x.is_floating_point() else x
 
 
 def takes_state(net: nn.Module) -> bool:

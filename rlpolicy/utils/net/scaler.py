@@ -82,26 +82,26 @@ class RunningStandardScaler(nn.Module):
         """Scaled observations.
 
         :param obs: (..., *size) array or tensor; a dict or Batch of such for a scaler with keys.
-        :return: a float32 tensor, (..., *size); or a dict or Batch like ``obs``.
+        :return: a tensor (..., *size), float64 for float64 and else float32; or a dict or Batch like ``obs``.
         """
         if self.parts is not None:
             self._require_keys(obs)
             parts = self.parts
             return type(obs)({key: parts[key](obs[key]) if key in parts else obs[key] for key in obs.keys()})  # noqa: SIM118 - a Batch iterates over rows
         x = self._input(obs)
-        mean = self.mean if x.dtype is torch.float64 else self.mean.float()
-        scaled = (x - mean).float() * (self.var + self.epsilon).rsqrt().float()
+        scaled = (x - self.mean.to(x.dtype)) * (self.var + self.epsilon).rsqrt().to(x.dtype)
         return scaled if self.clip_max is None else scaled.clamp(-self.clip_max, self.clip_max)
 
     def inverse(self, scaled: Any) -> Any:
-        """What :meth:`forward` would scale to this, (..., *size), in float32; clipping cannot be undone."""
+        """What :meth:`forward` would scale to this, (..., *size); clipping cannot be undone."""
         if self.parts is not None:
             self._require_keys(scaled)
             parts = self.parts
             return type(scaled)(
                 {key: parts[key].inverse(scaled[key]) if key in parts else scaled[key] for key in scaled.keys()}  # noqa: SIM118
             )
-        return (self._input(scaled).double() * (self.var + self.epsilon).sqrt() + self.mean).float()
+        x = self._input(scaled)
+        return x * (self.var + self.epsilon).sqrt().to(x.dtype) + self.mean.to(x.dtype)
 
     @torch.no_grad()
     def update(self, obs: Any) -> None:
@@ -140,7 +140,7 @@ class RunningStandardScaler(nn.Module):
     # -- helpers ----------------------------------------------------------------------------------------------------
 
     def _input(self, obs: Any) -> Tensor:
-        """An array or tensor as a real tensor on the device of the statistics, its shape checked."""
+        """An array or tensor as float32 or float64 on the device of the statistics, its shape checked."""
         if hasattr(obs, "keys"):
             raise TypeError(
                 f"the scaler got an observation with the keys {list(obs.keys())}, but is one of arrays: "
@@ -149,7 +149,7 @@ class RunningStandardScaler(nn.Module):
         x = torch.as_tensor(obs, device=self.mean.device)
         if x.shape[x.dim() - len(self.size) :] != self.size or x.dim() < len(self.size):
             raise ValueError(f"the scaler expects observations of shape {self.size}, got an array {tuple(x.shape)}")
-        return x if x.is_floating_point() else x.float()
+        return x if x.dtype is torch.float64 else x.float()
 
     def _parts(self) -> "dict[str, RunningStandardScaler]":
         if self.parts is None:

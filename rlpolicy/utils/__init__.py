@@ -13,7 +13,7 @@ from rlpolicy.utils.schedules import (
     LinearSchedule,
     Schedule,
 )
-from rlpolicy.utils.statistics import MovAvg, RunningMeanStd
+from rlpolicy.utils.statistics import MovAvg, RewardScaler, RunningMeanStd
 from rlpolicy.utils.warning import deprecation
 
 __all__ = [
@@ -29,6 +29,7 @@ __all__ = [
     "LinearSchedule",
     "MovAvg",
     "MultipleLRSchedulers",
+    "RewardScaler",
     "RunningMeanStd",
     "Schedule",
     "TensorboardLogger",

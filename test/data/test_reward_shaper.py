@@ -42,7 +42,13 @@ class Stairs(gym.Env[Any, Any]):
 def collector(shaper: Any, envs: Any = None, rows: int = 40, cls: Any = Collector, **options: Any) -> Collector:
     envs = DummyVectorEnv([lambda: Stairs(3), lambda: Stairs(2)]) if envs is None else envs
     policy = RandomActionPolicy(action_space=Stairs.action_space)
-    return cls(policy, envs, VectorReplayBuffer(rows, getattr(envs, "num_envs", None) or len(envs)), reward_shaper=shaper, **options)
+    return cls(
+        policy,
+        envs,
+        VectorReplayBuffer(rows, getattr(envs, "num_envs", None) or len(envs)),
+        reward_shaper=shaper,
+        **options,
+    )
 
 
 def test_shaped_rewards_are_stored_and_true_returns_reported() -> None:

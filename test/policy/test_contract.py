@@ -116,8 +116,6 @@ def test_modes_and_targets(name: str) -> None:
 
 
 def test_dict_observations(name: str) -> None:
-    if name == "bdq":
-        pytest.skip("BranchingNet takes arrays")
     policy, buffer = make(name, keys=("a", "b")), filled(name, dict_obs=True)
     flat, flat_buffer = make(name), filled(name)
     for p, b in ((policy, buffer), (flat, flat_buffer)):

@@ -76,8 +76,6 @@ def name(request: pytest.FixtureRequest) -> str:
 @pytest.mark.parametrize("dict_obs", [False, True])
 def test_all_networks_see_through_it(name: str, dict_obs: bool) -> None:
     """Acting, targets and losses: as the policy without it on observations that were changed beforehand."""
-    if dict_obs and name == "bdq":
-        pytest.skip("BranchingNet takes arrays")
     keys = KEYS if dict_obs else None
     rows = transitions(name, 60, dict_obs=dict_obs)
     inside, outside = make(name, keys=keys, obs_preprocessor=Shift()), make(name, keys=keys)

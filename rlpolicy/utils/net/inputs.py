@@ -88,12 +88,33 @@ def pick_obs(obs: Any, key: str | Sequence[str], device: torch.device) -> Any:
     """The named entry of a dict-like observation, or several, flattened and joined: (B, F).
 
     Anything without keys, such as an array, is returned as it is: somebody has picked already.
+
+    :param key: "robot.arm" is the entry "arm" of the entry "robot".
+    :raises KeyError: there is no such entry.
     """
     if not hasattr(obs, "keys"):
         return obs
     if isinstance(key, str):
-        return obs[key]
-    return torch.cat([flat(as_input(obs[name], device)) for name in key], dim=1)
+        return entry_of(obs, key)
+    return torch.cat([flat(as_input(entry_of(obs, name), device)) for name in key], dim=1)
+
+
+def entry_of(obs: Any, name: str) -> Any:
+    """The entry of a dict or Batch with that name; of nested ones with a dotted name.
+
+    :raises KeyError: there is no such entry.
+    """
+    if name in obs:
+        return obs[name]
+    head, dot, rest = name.partition(".")
+    if dot and head in obs and hasattr(obs[head], "keys"):
+        return entry_of(obs[head], rest)
+    raise KeyError(f"there is no entry {name!r} in observations with the keys {list(obs.keys())}")
+
+
+def module_name(key: str) -> str:
+    """A key as the name of a submodule: these hold no dots, and must not be those of attributes."""
+    return "/" + key.replace(".", "%2E")
 
 
 class SeesThrough:

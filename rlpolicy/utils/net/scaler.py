@@ -9,6 +9,7 @@ from gymnasium import spaces
 from torch import Tensor, nn
 
 from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.net.inputs import module_name
 
 Size: TypeAlias = int | Sequence[int] | spaces.Space[Any] | Mapping[str, Any]
 """Shape of one observation, its space, or these by key."""
@@ -60,7 +61,7 @@ class RunningStandardScaler(nn.Module):
             for key, inner in _entries(size).items():
                 part = RunningStandardScaler(inner, clip_max=clip_max, epsilon=epsilon)
                 self.parts[key] = part
-                self.add_module("/" + key.replace(".", "%2E"), part)  # names of modules hold no dots
+                self.add_module(module_name(key), part)
             return
         self.size = _shape(size)
         self.register_buffer("count", torch.zeros((), dtype=torch.float64))

@@ -12,7 +12,6 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
@@ -22,7 +21,7 @@ from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_ty
 from rlpolicy.policy.observations import ObsStatistics
 from rlpolicy.policy.returns import gae_return, nstep_return
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
+from rlpolicy.utils.lr_scheduler import AnyLRScheduler, step_after_update
 from rlpolicy.utils.net.inputs import see_through
 from rlpolicy.utils.optim import TModule, polyak_update
 
@@ -35,7 +34,7 @@ __all__ = [
     "policy_within_training_step",
 ]
 
-TLearningRateScheduler: TypeAlias = LRScheduler | MultipleLRSchedulers
+TLearningRateScheduler: TypeAlias = AnyLRScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -181,7 +180,13 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         """
 
     def step_to(self, env_step: int) -> None:
-        """Let whatever follows a schedule, such as the exploration noise, take its value for ``env_step``."""
+        """Let whatever follows a schedule, such as learning rate and noise, take its value for ``env_step``.
+
+        The trainer calls this before every collect.
+        """
+        step_to = getattr(self.lr_scheduler, "step_to", None)
+        if step_to is not None:
+            step_to(env_step)
 
     def seed(self, seed: int | None = None) -> None:
         """Restart the generators that the policy owns, such as the exploration noise's."""
@@ -208,7 +213,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
             stats = self.learn(batch, **kwargs)
             self.post_process_fn(batch, buffer, indices)
             if self.lr_scheduler is not None:
-                self.lr_scheduler.step()
+                step_after_update(self.lr_scheduler, stats)
         finally:
             self.updating = False
         stats.train_time = time.perf_counter() - start

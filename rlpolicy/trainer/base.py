@@ -340,6 +340,7 @@ class BaseTrainer(ABC):
         if self.train_fn is not None:
             self.train_fn(self.epoch, self.env_step)
         self.policy.step_to(self.env_step)
+        collector.buffer.step_to(self.env_step)
         stats = self._collect(collector)
         self.env_step += stats.n_collected_steps
         if stats.returns_stat is None:

@@ -4,7 +4,7 @@ from rlpolicy.utils.logger.base import BaseLogger, LazyLogger
 from rlpolicy.utils.logger.jsonl import CSVLogger, JSONLLogger
 from rlpolicy.utils.logger.tensorboard import BasicLogger, TensorboardLogger
 from rlpolicy.utils.logger.wandb import WandbLogger
-from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
+from rlpolicy.utils.lr_scheduler import KLAdaptiveLR, MultipleLRSchedulers, ScheduledLR, make_lr_schedulers
 from rlpolicy.utils.progress_bar import DummyTqdm, tqdm_config
 from rlpolicy.utils.schedules import (
     ConstantSchedule,
@@ -25,6 +25,7 @@ __all__ = [
     "DummyTqdm",
     "ExponentialSchedule",
     "JSONLLogger",
+    "KLAdaptiveLR",
     "LazyLogger",
     "LinearSchedule",
     "MovAvg",
@@ -32,8 +33,10 @@ __all__ = [
     "RewardScaler",
     "RunningMeanStd",
     "Schedule",
+    "ScheduledLR",
     "TensorboardLogger",
     "WandbLogger",
     "deprecation",
+    "make_lr_schedulers",
     "tqdm_config",
 ]

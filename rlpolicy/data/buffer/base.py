@@ -156,6 +156,9 @@ class ReplayBuffer:
             self._rng = make_generator()
         return self._rng
 
+    def step_to(self, env_step: int) -> None:
+        """Let whatever follows a schedule take its value for ``env_step``; the trainer calls this before a collect."""
+
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def add(

@@ -278,3 +278,12 @@ def test_images_keep_their_dtype_for_a_module_of_ones_own() -> None:
     policy.act(np.zeros((5, 4, 4), np.uint8))
     policy.act(np.zeros((5, 4, 4), np.float64))
     assert got == [torch.uint8, torch.float32]
+
+
+def test_compiled_updates_step_aside() -> None:
+    policy = make("ddpg", obs_preprocessor=Shift())
+    with pytest.warns(UserWarning, match="stay eager: its networks see observations through obs_preprocessor"):
+        policy.compile()
+    rows = transitions("ddpg", 60)
+    for a, b in zip(trained(policy, buffer_of(rows)), trained(make("ddpg"), buffer_of(shifted(rows))), strict=True):
+        np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6)

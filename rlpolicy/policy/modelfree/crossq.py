@@ -22,6 +22,7 @@ from rlpolicy.policy.critics import require_actor_critic, second_critic, squared
 from rlpolicy.policy.explore import NoisyActions
 from rlpolicy.policy.observations import joined
 from rlpolicy.policy.options import PolicyOptions, require_counts, warn_of_double_scaling
+from rlpolicy.policy.returns import follow_steps
 from rlpolicy.policy.sampling import act_squashed
 from rlpolicy.policy.temperature import Alpha, Temperature, Tempered
 from rlpolicy.utils.conversion import to_floats
@@ -176,15 +177,8 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
 
         :return: the batch with ``returns``, (R, f), (B, 2) float64 tensor; ``obs_next``, that after the last step.
         """
-        last = indices
-
-        def zero_and_one(_: ReplayBuffer, ends: NDArray[np.int64]) -> Tensor:
-            nonlocal last
-            last = ends
-            return torch.tensor([0.0, 1.0], dtype=torch.float64).expand(len(ends), 2)
-
-        batch = self.compute_nstep_return(batch, buffer, indices, zero_and_one, self.gamma, self.estimation_step)
-        batch.returns[:, 1] -= batch.returns[:, 0]
+        rew_sum, factor, last = follow_steps(buffer, indices, self.gamma, self.estimation_step)
+        batch.returns = torch.from_numpy(np.stack([rew_sum, factor], axis=1))
         batch.obs_next = buffer.get(last, "obs_next")
         return batch
 
@@ -206,7 +200,9 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
         rew_sum, factor = batch.returns.to(q).unbind(dim=1)
         weight = batch.get("weight")
         # L_i = 1/B Σ w (Q_i(s, a) - y)²
-        critic_losses, td = squared_td(q, rew_sum + factor * value, None if weight is None else weight.to(q))
+        critic_losses, td = squared_td(
+            q, rew_sum + factor * value, None if weight is None else torch.as_tensor(weight).to(q)
+        )
         descend_each((self.critic_optim, self.critic2_optim), critic_losses.sum(), self.max_grad_norm)
         self.critic_gradient_step += 1
         losses = {"critic1_loss": critic_losses[0], "critic2_loss": critic_losses[1]}

@@ -78,8 +78,8 @@ def _input(critic: Any, obs: Any, act: Any) -> Tensor:
         obs = SeesThrough.of(critic).see(obs, critic)  # type: ignore[union-attr]  # _chain allows no other hook
     if critic.obs_key is not None:
         obs = pick_obs(obs, critic.obs_key, critic.device)
-    x = flat(as_input(obs, critic.device))
-    return x if act is None else torch.cat([x, flat(as_input(act, critic.device))], dim=1)
+    x = flat(as_input(obs, critic.device, critic.dtype))
+    return x if act is None else torch.cat([x, flat(as_input(act, critic.device, critic.dtype))], dim=1)
 
 
 def _chain(critic: Any) -> Chain | None:

@@ -123,7 +123,7 @@ class MLP(DeviceModule):
 
     def forward(self, obs: ArrayLike) -> Tensor:
         """(B, ...) -> (B, output_dim)."""
-        x = as_input(obs, self.device)
+        x = as_input(obs, self.device, self.dtype)
         if self.flatten_input:
             x = flat(x)
         return self.model(x)  # type: ignore[no-any-return]
@@ -260,7 +260,7 @@ class Recurrent(NetBase):
         :param state: ``hidden`` and ``cell``, each (B, layers, H), in a dict or Batch; None: zeros. The
             returned one is detached and gives its entries by key and as attributes.
         """
-        x = as_input(obs, self.device)
+        x = as_input(obs, self.device, self.dtype)
         if x.dim() == 2:
             x = x.unsqueeze(1)
         out, (hidden, cell) = self.nn(self.fc1(x), lstm_state(state, self.device))

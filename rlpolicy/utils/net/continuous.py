@@ -139,11 +139,11 @@ class Critic(DeviceModule):
         if self.apply_preprocess_net_to_obs_only:
             x = flat(output_and_state(self.preprocess(obs), None)[0])
             if act is not None:
-                x = torch.cat([x, flat(as_input(act, self.device))], dim=1)
+                x = torch.cat([x, flat(as_input(act, self.device, self.dtype))], dim=1)
             return self.last(x)  # type: ignore[no-any-return]
-        x = flat(as_input(obs, self.device))
+        x = flat(as_input(obs, self.device, self.dtype))
         if act is not None:
-            x = torch.cat([x, flat(as_input(act, self.device))], dim=1)
+            x = torch.cat([x, flat(as_input(act, self.device, self.dtype))], dim=1)
         return self.last(output_and_state(self.preprocess(x), None)[0])  # type: ignore[no-any-return]
 
 
@@ -307,7 +307,7 @@ class RecurrentActorProb(DeviceModule):
 
         :param state: ``hidden`` and ``cell``, each (B, layers, H), in a dict or Batch; None: zeros.
         """
-        x = as_input(obs, self.device)
+        x = as_input(obs, self.device, self.dtype)
         if x.dim() == 2:
             x = x.unsqueeze(1)
         out, (hidden, cell) = self.nn(x, lstm_state(state, self.device))
@@ -347,7 +347,7 @@ class RecurrentCritic(DeviceModule):
 
     def forward(self, obs: ArrayLike, act: ArrayLike | None = None, info: Any = None) -> Tensor:
         """(B, T, O), (B, A) -> (B, 1)."""
-        x = as_input(obs, self.device)
+        x = as_input(obs, self.device, self.dtype)
         if x.dim() != 3:
             raise InvalidArgument(
                 f"observations must have shape (batch, time, features), got {tuple(x.shape)}: "
@@ -355,7 +355,7 @@ class RecurrentCritic(DeviceModule):
             )
         features = self.nn(x)[0][:, -1]
         if act is not None:
-            features = torch.cat([features, flat(as_input(act, self.device))], dim=1)
+            features = torch.cat([features, flat(as_input(act, self.device, self.dtype))], dim=1)
         return self.fc2(features)  # type: ignore[no-any-return]
 
 

@@ -56,7 +56,7 @@ class DictNet(DeviceModule):
         if not hasattr(obs, "keys"):
             raise TypeError(f"DictNet needs observations with keys, got {type(obs).__name__}")
         features = [
-            flat(output_and_state(net(as_input(entry_of(obs, key), self.device)), None)[0])
+            flat(output_and_state(net(as_input(entry_of(obs, key), self.device, self.dtype)), None)[0])
             for key, net in zip(self.entries, self.parts.values(), strict=True)
         ]
         joined = torch.cat(features, dim=1)

@@ -32,13 +32,14 @@ class State(dict[str, Any]):
 
 
 class DeviceModule(nn.Module):
-    """A module whose ``device`` is where its parameters are, also after ``.to(...)``.
+    """A module whose ``device`` and ``dtype`` are those of its parameters, also after ``.to(...)``.
 
-    Inputs are moved to ``self.device``. It is kept up to date when the module moves, so that ``forward`` need
-    not ask the parameters each time.
+    Inputs are converted to them. They are kept up to date when the module changes, so that ``forward`` need not ask
+    the parameters each time. The dtype is float32 unless the parameters are float64.
     """
 
     device: torch.device
+    dtype: torch.dtype
 
     def place(self, device: DeviceLike | None) -> None:
         """Move the parameters to ``device``; to be called at the end of a constructor.
@@ -46,7 +47,7 @@ class DeviceModule(nn.Module):
         None and "cpu", the defaults of all constructors, leave them where they are: a preprocess network that
         was made on a GPU stays there.
         """
-        self.device = torch.empty(0).device
+        self.device, self.dtype = torch.empty(0).device, torch.float32
         self._find_device()
         wanted = torch.device(device) if device is not None else self.device
         if wanted.type != "cpu":
@@ -63,20 +64,21 @@ class DeviceModule(nn.Module):
         param = next(self.parameters(), None)
         if param is not None:
             self.device = param.device
+            self.dtype = torch.float64 if param.dtype is torch.float64 else torch.float32
         return param is not None
 
 
-def as_input(x: Any, device: torch.device) -> Tensor:
-    """A float32 tensor on the device; one that is so already is returned untouched."""
+def as_input(x: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
+    """A tensor of that dtype on the device; one that is so already is returned untouched."""
     if isinstance(x, Tensor):
-        if x.dtype is torch.float32 and x.device == device:
+        if x.dtype is dtype and x.device == device:
             return x
     elif hasattr(x, "keys"):
         raise TypeError(
             f"the network got an observation with the keys {list(x.keys())} where it needs one array: "
             "name the entries it shall see with obs_key=..."
         )
-    return torch.as_tensor(x, dtype=torch.float32, device=device)
+    return torch.as_tensor(x, dtype=dtype, device=device)
 
 
 def flat(x: Tensor) -> Tensor:

@@ -30,14 +30,13 @@ class LaggedModel(nn.Module):
     :meth:`_after_step` around each step of its optimiser, and finds the network of its targets in ``target_model``.
     """
 
-    obs_preprocessor: nn.Module | None
     model: nn.Module
     model_old: nn.Module
     """The lagging copy; does not exist without ``target_update_freq`` or ``tau``."""
 
     def _set_model(self, model: nn.Module, target_update_freq: int, tau: float | None) -> None:
         """Keep the network and make its copy; neither option given: there is none."""
-        see_through(model, self.obs_preprocessor)
+        see_through(model, getattr(self, "obs_preprocessor", None))
         self.model = model
         self.freq, self.tau = target_update_freq, tau
         self._target = target_update_freq > 0 or tau is not None

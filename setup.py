@@ -16,10 +16,11 @@ EXTRAS = {
     "ray": ["ray>=2.9"],
     "box2d": ["gymnasium[box2d]>=1.1"],
     "atari": ["ale-py>=0.10", "opencv-python-headless>=4.5"],  # OpenCV: gymnasium's AtariPreprocessing resizes with it
+    "video": ["moviepy>=1.0"],  # gymnasium's RecordVideo writes with it
     "test": ["pytest>=7.4", "pytest-cov>=4.1", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
-OPTIONAL = ("mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray")
+OPTIONAL = ("mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray", "video")
 EXTRAS["all"] = sorted({req for name in OPTIONAL for req in EXTRAS[name]})
 
 setup(

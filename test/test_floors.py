@@ -1,4 +1,4 @@
-"""Imports go downwards: utils < env, exploration, data < data.collector < policy < trainer."""
+"""Imports go downwards: utils < env, exploration, data < data.collector < policy < trainer. Algorithms stay short."""
 
 import ast
 from pathlib import Path
@@ -64,3 +64,9 @@ def test_imports_go_downwards_and_to_the_defining_module() -> None:
             if source.is_dir():
                 faults.append(f"{where}: a package, not the defining module")
     assert not faults, "\n".join(faults)
+
+
+def test_an_algorithm_has_at_most_250_lines() -> None:
+    lengths = {path.name: len(path.read_text().splitlines()) for path in ROOT.glob("policy/modelfree/*.py")}
+    assert len(lengths) > 15
+    assert {name: length for name, length in lengths.items() if length > 250} == {}

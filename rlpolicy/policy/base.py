@@ -1,6 +1,7 @@
 """What every policy can do: act, map its actions, and update itself from a buffer."""
 
 import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -18,7 +19,9 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingStats
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
+from rlpolicy.policy.bundle import load_policy, save_policy
 from rlpolicy.policy.observations import ObsStatistics
+from rlpolicy.policy.resume import load_training_state, training_state
 from rlpolicy.policy.returns import follow_steps, gae_return
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import AnyLRScheduler, step_after_update
@@ -42,8 +45,11 @@ logger = logging.getLogger(__name__)
 class CompiledUpdate(Protocol):
     """What :meth:`BasePolicy.compile` puts in the place of ``process_fn`` and ``learn``."""
 
-    def takes(self, batch: Batch) -> bool:
-        """Whether it can compute this minibatch; others are for the eager update."""
+    def takes(self, batch: Batch, kwargs: dict[str, Any]) -> bool:
+        """Whether it can compute an update with this minibatch and arguments; others are for the eager update."""
+
+    def release(self) -> None:
+        """Leave the policy as it would be without."""
 
     def __call__(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Any:
         """Change the networks, leave TD errors in ``batch.weight``, and return the stats."""
@@ -203,6 +209,54 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     def seed(self, seed: int | None = None) -> None:
         """Restart the generators that the policy owns, such as the exploration noise's."""
 
+    # -- resuming ---------------------------------------------------------------------------------------------------
+
+    training_counters: tuple[str, ...] = ()
+    """Names of attributes that change during training and are in no network: numbers, strings, arrays, or dicts of
+    these. A policy (or one of its modules) that has such attributes lists them, so that a checkpoint holds them."""
+
+    def training_state(self) -> dict[str, Any]:
+        """All that training changes: networks, optimisers, schedulers, noise, generators, counters."""
+        return training_state(self)
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`training_state` was called, in a policy that was built alike.
+
+        :raises ValueError: it was not.
+        """
+        load_training_state(self, state)
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    acting_options: tuple[str, ...] = ("deterministic_eval",)
+    """Names of attributes, as far as they exist, that decide how the policy acts beside its weights: numbers, bools,
+    strings or None. They are part of what :meth:`save` writes."""
+
+    def save(self, path: str | os.PathLike[str], obs: Any = None) -> None:
+        """Write the policy as a folder: weights (the ``state_dict``), spaces, action mapping, options, versions.
+
+        The folder appears whole or not at all, and replaces an older one of a policy. What the policy says about some
+        observations is written as well, so that :meth:`load` can see whether another one acts alike. For training to go
+        on, save the trainer.
+
+        :param obs: these observations, (B, ...) or a dict of such; None: random ones of ``observation_space``, or none
+            if that is unknown.
+        :raises FileExistsError: something else lies at ``path``.
+        :raises TypeError: a space that cannot be written.
+        """
+        save_policy(self, path, obs)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Act as the policy that was saved; this one must be built alike.
+
+        Everything is read and checked first; after an error this policy is as it was.
+
+        :raises FileNotFoundError: there is nothing at ``path``.
+        :raises rlpolicy.utils.errors.DamagedFile: it is damaged, of another format, or no policy (a ValueError).
+        :raises ValueError: another algorithm, spaces, action mapping, options or networks; the message says which.
+        """
+        load_policy(self, path)
+
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def update(self, sample_size: int | None, buffer: ReplayBuffer | None, **kwargs: Any) -> TTrainingStats:
@@ -218,10 +272,10 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         start = time.perf_counter()
         if self.obs_preprocessor is not None:
             self.count_observations(buffer)
-        batch, indices = buffer.sample(sample_size)
+        batch, indices = self._minibatch(sample_size, buffer)
         self.updating = True
         try:
-            if self._compiled is not None and not kwargs and self._compiled.takes(batch):
+            if self._compiled is not None and self._compiled.takes(batch, kwargs):
                 stats: TTrainingStats = self._compiled(batch, buffer, indices)
             else:
                 batch = self.process_fn(batch, buffer, indices)
@@ -263,6 +317,10 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
         self._compiled = compile_policy(self, checks, backend)
         return self
+
+    def _minibatch(self, sample_size: int | None, buffer: ReplayBuffer) -> tuple[Batch, NDArray[np.int64]]:
+        """What an update learns from, and its rows; policies that learn from sequences ask for these instead."""
+        return buffer.sample(sample_size)
 
     def process_buffer(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Change a given buffer once before offline training; here it is returned as it is."""

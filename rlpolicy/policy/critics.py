@@ -16,7 +16,7 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.options import require_box, require_counts, require_fractions, require_max_grad_norm
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.inputs import SeesThrough, see_through
-from rlpolicy.utils.optim import clone_optimizer
+from rlpolicy.utils.optim import TModule, clone_optimizer
 
 
 def require_actor_critic(
@@ -42,11 +42,11 @@ def require_actor_critic(
 
 
 def second_critic(
-    critic: nn.Module,
+    critic: TModule,
     critic_optim: Optimizer,
-    critic2: nn.Module | None,
+    critic2: TModule | None,
     critic2_optim: Optimizer | None,
-) -> tuple[nn.Module, Optimizer]:
+) -> tuple[TModule, Optimizer]:
     """The second critic and its optimiser as given, or new ones made like the first; it sees what the first sees.
 
     The new critic gets initial weights of its own (``reset_parameters`` of its layers): trained on the same data from

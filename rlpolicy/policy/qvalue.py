@@ -33,6 +33,7 @@ class LaggedModel(nn.Module):
     model: nn.Module
     model_old: nn.Module
     """The lagging copy; does not exist without ``target_update_freq`` or ``tau``."""
+    training_counters: tuple[str, ...] = ("_iter",)
 
     def _set_model(self, model: nn.Module, target_update_freq: int, tau: float | None) -> None:
         """Keep the network and make its copy; neither option given: there is none."""
@@ -59,6 +60,14 @@ class LaggedModel(nn.Module):
     def network_obs(self, obs: Any) -> Any:
         """What the network sees of observations that may be an envelope, see :func:`split_mask`."""
         return split_mask(obs)[0]
+
+    def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
+        """Q values (B, n), or (B, branches, n), of what the network returned; -inf as ``mask`` forbids."""
+        return forbid(logits, mask)
+
+    def _greedy(self, logits: Tensor, mask: Any) -> Tensor:
+        """The best allowed actions by :meth:`compute_q_value`, which subclasses may define anew: (B,) int64."""
+        return self.compute_q_value(logits, mask).argmax(dim=-1)
 
     def sync_weight(self) -> None:
         """Move the copy: θ' <- θ, or θ' <- τ θ + (1 - τ) θ' with ``tau``."""

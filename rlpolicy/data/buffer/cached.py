@@ -70,10 +70,7 @@ class CachedReplayBuffer(ReplayBufferManager):
 
     def new_rows(self, since: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
         """As the plain buffer's, for the main buffer: transitions count when their episode has ended."""
-        main = self._rings.part(0)
-        mark = main.cursor.copy()
-        count = main.size if since is None or len(since) != 1 else (mark - since) % max(main.total, 1)
-        return main.before(mark, np.minimum(count, main.size)), mark
+        return self._rings.part(0).since(since)
 
     def _config(self) -> dict[str, Any]:
         return {

@@ -102,13 +102,29 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         # rounding may lift the product to the total itself, which belongs to no row
         return np.asarray(self.weight.get_prefix_sum_idx(np.minimum(drawn, np.nextafter(total, 0.0))))
 
+    def sample_sequences(self, batch_size: int | None, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
+        """As the plain buffer's, with ``weight``, (B,) float64.
+
+        A row's priority is that of the sequence whose first trained step it is: row ``rows[:, burn_in]`` is drawn by
+        priority, and :meth:`update_weight` of it sets the sequence's.
+        """
+        batch, rows = super().sample_sequences(batch_size, length, burn_in)
+        self._add_weight(batch, rows[:, burn_in])
+        return batch, rows
+
+    def _sequence_starts(self, batch_size: int, length: int, burn_in: int) -> np.ndarray:
+        return self.sample_indices(batch_size)
+
     def __getitem__(self, index: Any) -> Batch:
         """As the plain buffer's, with ``weight``, (B,) float64."""
         rows = self._rows(index)
         batch = super().__getitem__(rows)
+        self._add_weight(batch, rows)
+        return batch
+
+    def _add_weight(self, batch: Batch, rows: np.ndarray) -> None:
         weight = self.get_weight(rows)
         batch.__dict__["weight"] = weight / np.max(weight) if self._weight_norm and np.size(weight) else weight
-        return batch
 
     def reset(self, keep_statistics: bool = False) -> None:
         """Forget all rows and their priorities."""

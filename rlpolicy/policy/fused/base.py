@@ -3,6 +3,7 @@
 Shapes: B batch, O observation, A action, n actions.
 """
 
+import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -85,10 +86,11 @@ class Learner(Trained):
         old: nn.Module | None,
         kernels: Kernels | None,
     ) -> None:
-        reason = why_not(optim, chain(net).params)
+        layers = chain(net)
+        reason = why_not(optim, [owner[key] for owner, key in layers.places])
         if reason is not None:
             raise NotAChain(f"{name}: {reason}")
-        self.net = Mlp(chain(net), kernels)
+        self.net = Mlp(layers, kernels)
         super().__init__(name, self.net.flat, optim, kernels)
         self.old = None if old is None else Mlp(chain(old), kernels)
 
@@ -112,9 +114,21 @@ class FusedUpdate(ABC):
     :raises ValueError: in the constructor, with the reason why the policy's networks or optimisers cannot be fused.
     """
 
-    def __init__(self, policy: Any, trained: list[Trained], n_step: int) -> None:
-        self.policy, self.trained, self.n_step = policy, trained, n_step
+    n_step = "estimation_step"
+    """The policy's name for the n of its targets."""
+
+    def __init__(self, policy: Any, trained: list[Trained]) -> None:
+        self.policy, self.trained = policy, trained
+        self.again: Callable[[], Any] = policy.compile
+        """How the policy was compiled, for when it has become another one."""
         self._sped_up: list[Any] = []
+        self._said: set[str] = set()
+        self._parts = [
+            (owner, name, part)
+            for owner in (policy._modules, policy.__dict__)
+            for name, part in owner.items()
+            if isinstance(part, nn.Module | Optimizer)
+        ]
         vectors = [part.flat.data for part in trained]
         self.dtype = vectors[0].dtype
         self._numpy_dtype = np.float32 if self.dtype is torch.float32 else np.float64
@@ -134,19 +148,41 @@ class FusedUpdate(ABC):
     def step(self, data: Minibatch) -> tuple[TrainingStats, Tensor]:
         """Update everything as the policy's ``process_fn`` and ``learn`` would: the stats, and the TD errors (B,)."""
 
-    def takes(self, batch: Batch) -> bool:
-        """Whether a minibatch is one that the networks can be fed with as it is; others are for the eager update."""
-        return isinstance(batch.obs, np.ndarray | Tensor)
+    def takes(self, batch: Batch, kwargs: dict[str, Any]) -> bool:
+        """Whether an update can be computed here; others are for the eager one, which is said once.
+
+        A policy whose networks or optimisers are other ones by now is compiled again.
+        """
+        try:
+            self.bind()
+        except ValueError:
+            self.again()
+            return self.policy._compiled is not None and bool(self.policy._compiled.takes(batch, kwargs))
+        if kwargs:
+            return self._leave(f"learn() is given {', '.join(kwargs)}")
+        if not isinstance(batch.obs, np.ndarray | Tensor):
+            return self._leave("observations are not plain arrays, but have keys or masks")
+        return True
+
+    def _leave(self, reason: str) -> bool:
+        if reason not in self._said:
+            self._said.add(reason)
+            warnings.warn(f"an update of a compiled policy is eager: {reason}", UserWarning, stacklevel=4)
+        return False
 
     def bind(self) -> None:
-        """Take over parameters and optimiser states that were replaced since the last update."""
-        for part in self.trained:
-            if not part.bound:
-                part.bind()
+        """Take over parameters and optimiser states that were replaced since the last update.
+
+        :raises ValueError: they cannot be, or whole networks or optimisers of the policy were replaced.
+        """
+        if any(owner.get(name) is not part for owner, name, part in self._parts):
+            raise ValueError("the policy has other networks or optimisers than before")
+        for trained in self.trained:
+            if not trained.bound:
+                trained.bind()
 
     def __call__(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> TrainingStats:
         """In the place of ``process_fn`` and ``learn``; leaves the TD errors as ``batch.weight``."""
-        self.bind()
         with torch.no_grad():
             stats, batch.weight = self.step(self._minibatch(batch, buffer, indices))
         return stats
@@ -154,10 +190,11 @@ class FusedUpdate(ABC):
     def _minibatch(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Minibatch:
         data = batch.__dict__
         obs_next = data["obs_next"]
-        if self.n_step == 1:
+        n_step = getattr(self.policy, self.n_step)
+        if n_step == 1:
             rew, factor = data["rew"], np.where(data["terminated"], 0.0, self.policy.gamma)
         else:
-            rew, factor, last = follow_steps(buffer, indices, self.policy.gamma, self.n_step)
+            rew, factor, last = follow_steps(buffer, indices, self.policy.gamma, n_step)
             obs_next = buffer.get(last, "obs_next")
         act = torch.as_tensor(data["act"])
         weight = data.get("weight")
@@ -173,7 +210,7 @@ class FusedUpdate(ABC):
     def _tensor(self, values: Any) -> Tensor:
         if type(values) is np.ndarray:  # numpy converts numbers in a third of torch's time
             return torch.from_numpy(values if values.dtype == self._numpy_dtype else values.astype(self._numpy_dtype))
-        return torch.as_tensor(values, dtype=self.dtype)
+        return torch.as_tensor(values, dtype=self.dtype, device="cpu")
 
     def speed_up(self, module: nn.Module, net: Mlp, finish: Callable[[Tensor], Any]) -> None:
         """Let calls of a module that record no gradients, as those of a collector, be computed by its flat twin.
@@ -192,9 +229,11 @@ class FusedUpdate(ABC):
         self._sped_up.append(module)
 
     def release(self) -> None:
-        """Undo :meth:`speed_up`."""
+        """Leave the policy as it would be without; its parameters stay views."""
         for module in self._sped_up:
             module._compiled_call_impl = None
+        for trained in self.trained:
+            trained.adam.release()
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """Set everything that an update changes to what :meth:`state` had given."""

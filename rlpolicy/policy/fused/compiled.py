@@ -3,6 +3,7 @@
 import copy
 import warnings
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal
 
 import numpy as np
@@ -45,12 +46,14 @@ def compile_policy(
         raise InvalidArgument(f'backend must be "native", "torch" or None, got {backend!r}')
     if checks < 0:
         raise InvalidArgument(f"checks must not be negative, got {checks}")
+    if policy._compiled is not None:
+        policy._compiled.release()
     dtype = next((p.dtype for p in policy.parameters()), torch.float32)
     kernel = None if backend == "torch" else kernels(dtype)
-    if backend == "native" and kernel is None:
+    if backend == "native" and kernels(torch.float32) is None:
         raise InvalidArgument("backend='native' cannot be built here, as the log says; None takes torch instead")
     kind = FUSED.get(type(policy))
-    replaced = [name for name in ("process_fn", "learn") if name in policy.__dict__]
+    replaced = [name for name in ("process_fn", "learn", "compute_q_value") if name in policy.__dict__]
     if kind is None:
         reason = f"there is no fused update of {type(policy).__name__}, only of {', '.join(k.__name__ for k in FUSED)}"
     elif policy.obs_preprocessor is not None:
@@ -60,6 +63,7 @@ def compile_policy(
     else:
         try:
             update = kind(policy, kernel)
+            update.again = partial(policy.compile, checks=checks, backend=backend)
             return Checked(update, checks) if checks else update
         except ValueError as error:
             reason = str(error)
@@ -82,14 +86,17 @@ class Checked:
     def __reduce__(self) -> Any:
         return type(None), ()
 
-    def takes(self, batch: Batch) -> bool:
+    def takes(self, batch: Batch, kwargs: dict[str, Any]) -> bool:
         """As the fused update."""
-        return self.update.takes(batch)
+        return self.update.takes(batch, kwargs)
+
+    def release(self) -> None:
+        """As the fused update."""
+        self.update.release()
 
     def __call__(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Any:
         """One update, in both ways."""
         policy, update = self.update.policy, self.update
-        update.bind()
         before, counters, generator = _clones(update.state()), _counters(policy), torch.get_rng_state()
         update(Batch.wrap(dict(batch.__dict__)), buffer, indices)
         fused = _clones(update.state())

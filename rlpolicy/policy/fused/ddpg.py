@@ -35,7 +35,7 @@ class FusedDDPG(FusedUpdate):
     def __init__(self, policy: DDPGPolicy, kernels: Kernels | None) -> None:
         self.actor = Learner("actor", deterministic_actor, policy.actor, policy.actor_optim, policy.actor_old, kernels)
         self.critic = Learner("critic", critic, policy.critic, policy.critic_optim, policy.critic_old, kernels)
-        super().__init__(policy, [self.actor, self.critic], policy.estimation_step)
+        super().__init__(policy, [self.actor, self.critic])
         self.max_action = float(cast(Actor, policy.actor).max_action)
         self.speed_up(policy.actor, self.actor.net, lambda out: self.max_action * out)
 
@@ -66,7 +66,7 @@ class FusedTD3(FusedUpdate):
             Learner("critic", critic, policy.critic, policy.critic_optim, policy.critic_old, kernels),
             Learner("critic2", critic, policy.critic2, policy.critic2_optim, policy.critic2_old, kernels),
         ]
-        super().__init__(policy, [self.actor, *self.critics], policy.estimation_step)
+        super().__init__(policy, [self.actor, *self.critics])
         self.max_action = float(cast(Actor, policy.actor).max_action)
         self.speed_up(policy.actor, self.actor.net, lambda out: self.max_action * out)
 

@@ -13,12 +13,13 @@ class FusedDQN(FusedUpdate):
     """One update of a :class:`DQNPolicy`."""
 
     policy: DQNPolicy
+    n_step = "n_step"
 
     def __init__(self, policy: DQNPolicy, kernels: Kernels | None) -> None:
         self.kernels = kernels
         old = policy.model_old if policy._target else None
         self.q = Learner("model", q_network, policy.model, policy.optim, old, kernels)
-        super().__init__(policy, [self.q], policy.n_step)
+        super().__init__(policy, [self.q])
         self.speed_up(policy.model, self.q.net, Tensor.clone)
 
     def step(self, data: Minibatch) -> tuple[DQNTrainingStats, Tensor]:

@@ -33,10 +33,10 @@ class FusedSAC(FusedUpdate):
         trained: list[Trained] = [self.actor, *self.critics]
         self.temperature: Trained | None = None
         if policy.is_auto_alpha:
-            log_alpha = Flat([policy.temperature.log_alpha])
+            log_alpha = Flat([(policy.temperature.__dict__, "log_alpha")])
             self.temperature = Trained("temperature", log_alpha, policy.temperature.optim, kernels)
             trained.append(self.temperature)
-        super().__init__(policy, trained, policy.estimation_step)
+        super().__init__(policy, trained)
         self.speed_up(policy.actor, self.actor.net, lambda out: gaussian(out.clone()))
 
     def step(self, data: Minibatch) -> tuple[SACTrainingStats, Tensor]:

@@ -23,8 +23,6 @@ from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
     call_model,
-    forbid,
-    greedy,
     require_learning_options,
     split_mask,
     weighted_mean,
@@ -113,7 +111,7 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
         super().__init__(
             action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
         )
-        self.max_action_num = model.action_per_branch
+        self.max_action_num = self._action_per_branch = model.action_per_branch
         self.num_branches = model.num_branches
         self.optim = optim
         self.gamma, self.n_step, self.rew_norm = discount_factor, estimation_step, reward_normalization
@@ -132,11 +130,7 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
         """
         obs, mask = split_mask(batch.obs)
         q, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=q, act=to_numpy(greedy(q, mask)), state=hidden)
-
-    def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
-        """Q values (B, D, n) with -inf for the choices that the mask, (B, D, n) or None, does not allow."""
-        return forbid(logits, mask)
+        return Batch(logits=q, act=to_numpy(self._greedy(q, mask)), state=hidden)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -149,7 +143,7 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
         obs_next, mask = split_mask(buffer.get(indices, "obs_next"))
         q_old, _ = call_model(self.target_model, obs_next)
         judge = call_model(self.model, obs_next)[0] if self._target and self.is_double else q_old
-        return of_choices(q_old, greedy(judge, mask)).mean(dim=1)
+        return of_choices(q_old, self._greedy(judge, mask)).mean(dim=1)
 
     def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> BDQNTrainingStats:
         """One update of the network, and of its copy when it is due.

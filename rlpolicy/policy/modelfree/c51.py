@@ -25,7 +25,6 @@ from rlpolicy.policy.qvalue import (
     categorical_targets,
     cross_entropy,
     forbid,
-    greedy,
     of_action,
     reject_clip_loss_grad,
     require_q_learning,
@@ -141,7 +140,7 @@ class C51Policy(EpsilonGreedyActions, LaggedModel, BasePolicy[C51TrainingStats])
         """
         obs, mask = split_mask(batch.obs)
         probs, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=probs, act=to_numpy(greedy(probs @ self.support, mask)), state=hidden)
+        return Batch(logits=probs, act=to_numpy(self._greedy(probs, mask)), state=hidden)
 
     def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
         """Means (B, n) of distributions (B, n, K), -inf for the actions that the mask, (B, n) or None, forbids."""
@@ -158,7 +157,7 @@ class C51Policy(EpsilonGreedyActions, LaggedModel, BasePolicy[C51TrainingStats])
         obs_next, mask = split_mask(buffer.get(indices, "obs_next"))
         probs_old, _ = call_model(self.target_model, obs_next)
         judge = call_model(self.model, obs_next)[0] if self._target and self.is_double else probs_old
-        return of_action(probs_old, greedy(judge @ self.support, mask))
+        return of_action(probs_old, self._greedy(judge, mask))
 
     def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> C51TrainingStats:
         """One update of the network, and of its copy when it is due.

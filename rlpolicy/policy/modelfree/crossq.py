@@ -96,6 +96,8 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     """
 
+    training_counters = ("critic_gradient_step", "_last_losses")
+
     def __init__(
         self,
         *,
@@ -142,11 +144,9 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
         self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self.temperature = Temperature(alpha, action_space, actor)
-        self.gamma, self.estimation_step = gamma, estimation_step
+        self.gamma, self.estimation_step, self.max_grad_norm = gamma, estimation_step, max_grad_norm
         self.actor_delay, self.critic_gradient_step = actor_delay, 0
-        self.deterministic_eval = deterministic_eval
-        self.max_grad_norm = max_grad_norm
-        self._last_losses: dict[str, float] = {}
+        self.deterministic_eval, self._last_losses = deterministic_eval, dict[str, float]()
         self.set_exp_noise(exploration_noise)
         self.train(self.training)
 

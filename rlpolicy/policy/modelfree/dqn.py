@@ -22,8 +22,6 @@ from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
     call_model,
-    forbid,
-    greedy,
     of_action,
     require_q_learning,
     split_mask,
@@ -128,11 +126,7 @@ class DQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[DQNTrainingStats])
         """
         obs, mask = split_mask(batch.obs)
         q, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=q, act=to_numpy(greedy(q, mask)), state=hidden)
-
-    def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
-        """Q values (B, n) with -inf for the actions that the mask, (B, n) or None, does not allow."""
-        return forbid(logits, mask)
+        return Batch(logits=q, act=to_numpy(self._greedy(q, mask)), state=hidden)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -145,7 +139,7 @@ class DQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[DQNTrainingStats])
         obs_next, mask = split_mask(buffer.get(indices, "obs_next"))
         q_old, _ = call_model(self.target_model, obs_next)
         judge = call_model(self.model, obs_next)[0] if self._target and self.is_double else q_old
-        return of_action(q_old, greedy(judge, mask))
+        return of_action(q_old, self._greedy(judge, mask))
 
     def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> DQNTrainingStats:
         """One update of the network, and of its copy when it is due.

@@ -97,6 +97,8 @@ class DroQPolicy(Tempered, NoisyActions, BasePolicy[DroQTrainingStats]):
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     """
 
+    training_counters = ("critic_gradient_step", "_last_losses")
+
     def __init__(
         self,
         *,

@@ -22,6 +22,7 @@ from rlpolicy.policy.quantile import drop_tau_hat, fraction_gradient, quantile_h
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    forbid,
     greedy,
     of_action,
     reject_clip_loss_grad,
@@ -185,6 +186,10 @@ class FQFPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[FQFTrainingStats])
         )
         act = to_numpy(greedy(_mean(quantiles, fractions), mask))
         return Batch(logits=quantiles, act=act, state=hidden, fractions=fractions, quantiles_tau=inner)
+
+    def compute_q_value(self, logits: Tensor, mask: Any, fractions: Any = None) -> Tensor:
+        """Q values (B, n) of quantiles (B, n, N) at ``fractions``, None: equally wide; -inf as ``mask`` forbids."""
+        return forbid(logits.mean(dim=2) if fractions is None else _mean(logits, fractions), mask)
 
     def _quantiles(self, net: Any, obs: Any, fractions: Any = None, **kwargs: Any) -> Any:
         """What the network returns: ((quantiles, fractions, inner quantiles), state)."""

@@ -87,6 +87,8 @@ class IQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[IQNTrainingStats])
     :raises ValueError: no Discrete; an option out of range; both tau and target_update_freq.
     """
 
+    acting_options = ("sample_size", "online_sample_size")
+
     def __init__(
         self,
         *,
@@ -168,9 +170,6 @@ class IQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[IQNTrainingStats])
     def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
         """Q values of quantiles (B, n, N): (B, n), -inf where the mask, (B, n) or None, does not allow the action."""
         return forbid(logits.mean(dim=2), mask)
-
-    def _greedy(self, quantiles: Tensor, mask: Any) -> Tensor:
-        return self.compute_q_value(quantiles, mask).argmax(dim=1)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 

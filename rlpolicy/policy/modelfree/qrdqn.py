@@ -153,9 +153,6 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
         """Q values of quantiles (B, n, N): (B, n), -inf where the mask, (B, n) or None, does not allow the action."""
         return forbid(logits.mean(dim=2), mask)
 
-    def _greedy(self, quantiles: Tensor, mask: Any) -> Tensor:
-        return self.compute_q_value(quantiles, mask).argmax(dim=1)
-
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def process_fn(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Batch:

@@ -88,6 +88,8 @@ class REDQPolicy(Tempered, NoisyActions, BasePolicy[REDQTrainingStats]):
     :raises ValueError: no Box; an option out of its range. In the first update: critic is no ensemble of that size.
     """
 
+    training_counters = ("critic_gradient_step", "_last_losses")
+
     def __init__(
         self,
         *,

@@ -84,6 +84,7 @@ class TD3Policy(NoisyActions, BasePolicy[TD3TrainingStats]):
 
     _act_low: Tensor
     _act_high: Tensor
+    training_counters = ("_cnt", "_last_losses")
 
     def __init__(
         self,

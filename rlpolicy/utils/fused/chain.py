@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from rlpolicy.utils.fused.flat import Place
 from rlpolicy.utils.net.common import MLP, Net
 from rlpolicy.utils.net.continuous import Actor, ActorProb, Critic
 
@@ -36,9 +37,9 @@ class Layer:
         return sum(linear.out_features for linear in self.linears)
 
     @property
-    def params(self) -> list[Tensor]:
-        """The weights of all, then the biases of all."""
-        return [linear.weight for linear in self.linears] + [linear.bias for linear in self.linears]
+    def places(self) -> list[Place]:
+        """Of the weights of all, then of the biases of all."""
+        return [(linear._parameters, name) for name in ("weight", "bias") for linear in self.linears]
 
 
 @dataclass(frozen=True)
@@ -48,9 +49,9 @@ class Chain:
     layers: tuple[Layer, ...]
 
     @property
-    def params(self) -> list[Tensor]:
-        """In the order in which they lie in a flat vector."""
-        return [param for layer in self.layers for param in layer.params]
+    def places(self) -> list[Place]:
+        """Of all parameters, in the order in which they lie in a flat vector."""
+        return [place for layer in self.layers for place in layer.places]
 
     def spec(self) -> Tensor:
         """Number of layers, their sizes, their activations: what ``kernels.cpp`` wants to know."""
@@ -123,16 +124,20 @@ def _finished(modules: list[nn.Module], net: nn.Module, heads: tuple[Any, ...] =
     linears = [linear for layer in layers for linear in layer.linears]
     if not linears or any(type(linear) is not nn.Linear or linear.bias is None for linear in linears):
         raise NotAChain(f"{_name(net)} has no linear layers, or one without biases")
-    params = [param for layer in layers for param in layer.params]
+    chain = Chain(tuple(layers))
+    params = [owner[name] for owner, name in chain.places]
     if len({id(p) for p in params}) < len(params) or not all(type(p) is nn.Parameter for p in params):
         raise NotAChain(f"{_name(net)} shares parameters between layers, or has parameters of a special kind")
     if len({(p.dtype, p.device) for p in params}) > 1 or params[0].dtype not in (torch.float32, torch.float64):
         raise NotAChain(f"{_name(net)} has parameters of several dtypes or devices, or no floats")
-    return Chain(tuple(layers))
+    if any(p._backward_hooks or p._post_accumulate_grad_hooks for p in params):
+        raise NotAChain(f"{_name(net)} has parameters with hooks")
+    return chain
 
 
 def _require_no_hooks(module: nn.Module) -> None:
-    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or "forward" in module.__dict__:
+    hooks = module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks
+    if any(hooks) or "forward" in module.__dict__:
         raise NotAChain(f"{_name(module)} has hooks or a forward of its own")
 
 

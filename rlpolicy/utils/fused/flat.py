@@ -1,7 +1,7 @@
 """Parameters, gradients and Adam's moments of a network in one vector each, of which the user's own are views."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -9,37 +9,53 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from rlpolicy.utils.fused.native import Kernels, address
 
+Place: TypeAlias = tuple[dict[str, Any], str]
+"""Where a parameter is kept: a dict of its owner, and its name there."""
+
 
 class Flat:
     """Parameters as views of one vector; their owners, and optimisers, notice nothing.
 
-    :param params: of one dtype and device, in the order in which they are to lie there.
+    :param places: of parameters of one dtype and device, in the order in which these are to lie there.
     """
 
-    def __init__(self, params: Sequence[Tensor]) -> None:
-        self.params = params
-        self.data = torch.cat([p.detach().flatten() for p in params])
+    def __init__(self, places: Sequence[Place]) -> None:
+        self.places = places
+        self.data = torch.cat([p.detach().flatten() for p in self.params])
         self._views, self.address = self.split(self.data), address(self.data)
         self.bind()
 
+    @property
+    def params(self) -> list[Tensor]:
+        """The present ones: they may be replaced, as by ``load_state_dict(assign=True)``."""
+        return [owner[name] for owner, name in self.places]
+
     def split(self, vector: Tensor) -> list[Tensor]:
         """A vector like ``data`` as a list of views with the parameters' shapes."""
-        parts = torch.split(vector, [p.numel() for p in self.params])
-        return [part.view(p.shape) for part, p in zip(parts, self.params, strict=True)]
+        params = self.params
+        parts = torch.split(vector, [p.numel() for p in params])
+        return [part.view(p.shape) for part, p in zip(parts, params, strict=True)]
 
     def bind(self) -> None:
-        """Take the parameters' present values over, and make them views again where they are no longer."""
+        """Take the parameters' present values over, and make them views again where they are no longer.
+
+        :raises ValueError: they have another dtype, device or shape by now.
+        """
+        params = self.params
+        for param, view in zip(params, self._views, strict=True):
+            if (param.dtype, param.device, param.shape) != (view.dtype, view.device, view.shape):
+                raise ValueError("parameters have another dtype, device or shape than before")
         with torch.no_grad():
-            for param, view in zip(self.params, self._views, strict=True):
+            for param, view in zip(params, self._views, strict=True):
                 if param.data_ptr() != view.data_ptr():
                     view.copy_(param)
                     param.data = view
-        self._addresses = [p.data_ptr() for p in self.params]
+        self._addresses = [p.data_ptr() for p in params]
 
     @property
     def bound(self) -> bool:
         """Whether all parameters still are views of the vector."""
-        return [p.data_ptr() for p in self.params] == self._addresses
+        return [owner[name].data_ptr() for owner, name in self.places] == self._addresses
 
 
 class FlatAdam:
@@ -54,25 +70,28 @@ class FlatAdam:
     """
 
     def __init__(self, optim: Optimizer, flat: Flat, kernels: Kernels | None) -> None:
-        reason = why_not(optim, flat.params)
-        if reason is not None:
-            raise ValueError(reason)
         self.optim, self.flat = optim, flat
         self.grad, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(flat.data) for _ in range(3))
-        self.steps = torch.zeros(len(flat.params))
+        self.steps = torch.zeros(len(flat.places))
         self._steps = self.steps.numpy()
         self._where = [address(vector) for vector in (flat.data, self.grad, self.exp_avg, self.exp_avg_sq)]
         self._kernels = kernels
-        self._decoupled = isinstance(optim, AdamW)
         self.bind()
 
     def bind(self) -> None:
-        """Take over the optimiser's present state, and make it views again."""
+        """Take over the optimiser's present state, and make it views again.
+
+        :raises ValueError: as for the constructor.
+        """
+        params = self.flat.params
+        reason = why_not(self.optim, params)
+        if reason is not None:
+            raise ValueError(reason)
         views = {"exp_avg": self.flat.split(self.exp_avg), "exp_avg_sq": self.flat.split(self.exp_avg_sq)}
         views["step"] = list(self.steps.unbind())
         grads = self.flat.split(self.grad)
         state = self.optim.state
-        for i, param in enumerate(self.flat.params):
+        for i, param in enumerate(params):
             old = state.get(param, {})
             for name, vector in views.items():
                 if name not in old:
@@ -81,12 +100,21 @@ class FlatAdam:
                     vector[i].copy_(torch.as_tensor(old[name]))
             state[param] = {name: vector[i] for name, vector in views.items()}
             param.grad = grads[i]
-        self._state: Any = state
+        self._state, self._first, self._first_state = state, params[0], state[params[0]]
 
     @property
     def bound(self) -> bool:
         """Whether the optimiser still has the state that was given to it."""
-        return self.optim.state is self._state
+        state = self.optim.state
+        return state is self._state and state.get(self._first) is self._first_state
+
+    def release(self) -> None:
+        """Give the optimiser a state of its own again, that its parameters fit if they were converted or moved."""
+        for param in self.flat.params:
+            state = self.optim.state.pop(param, None)
+            if state and state["step"]:
+                moments = {name: state[name].to(param, copy=True) for name in ("exp_avg", "exp_avg_sq")}
+                self.optim.state[param] = moments | {"step": state["step"].clone()}
 
     def step(self, target: Flat | None = None, tau: float = 0.0, max_grad_norm: float | None = None) -> None:
         """One step with the gradient in ``grad``; a target network follows: θ' <- θ' + τ (θ - θ')."""
@@ -94,10 +122,12 @@ class FlatAdam:
             self.grad.mul_((max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
         self._steps += 1.0
         step = float(self._steps[0])
+        self.optim._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers look for it
         options = self.optim.param_groups[0]
         lr, decay = float(options["lr"]), float(options["weight_decay"])
-        l2, decay = (0.0, decay) if self._decoupled else (decay, 0.0)
-        beta1, beta2 = options["betas"]
+        decoupled = options.get("decoupled_weight_decay", isinstance(self.optim, AdamW))
+        l2, decay = (0.0, decay) if decoupled else (decay, 0.0)
+        beta1, beta2 = map(float, options["betas"])
         p, g, m, v = self.flat.data, self.grad, self.exp_avg, self.exp_avg_sq
         if self._kernels is not None:
             follower = None if target is None else target.address
@@ -127,4 +157,8 @@ def why_not(optim: Optimizer, params: Sequence[Tensor]) -> str | None:
         return "the optimiser has one of the options amsgrad, maximize, differentiable, capturable"
     if {id(p) for p in groups[0]["params"]} != {id(p) for p in params} or not all(p.requires_grad for p in params):
         return "the optimiser has other parameters than its network"
+    if optim._optimizer_step_pre_hooks or optim._optimizer_step_post_hooks:
+        return "the optimiser has hooks"
+    if len({float(optim.state.get(p, {}).get("step", 0)) for p in params}) > 1:
+        return "the optimiser has made more steps for some parameters than for others"
     return None

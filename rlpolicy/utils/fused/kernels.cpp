@@ -55,7 +55,7 @@ struct Layers {
   int n, widest = 0;
   const int64_t *sizes, *activations;
   explicit Layers(const int64_t* spec) : n(int(spec[0])), sizes(spec + 1), activations(spec + 2 + spec[0]) {
-    for (int l = 1; l <= n; l++) widest = std::max(widest, int(sizes[l]));
+    for (int l = 0; l <= n; l++) widest = std::max(widest, int(sizes[l]));
   }
   int in(int l) const { return int(sizes[l]); }
   int out(int l) const { return int(sizes[l + 1]); }

@@ -6,6 +6,7 @@ Shapes: B rows, I inputs, U outputs.
 import torch
 from torch import Tensor
 
+from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.fused.chain import TANH, Chain
 from rlpolicy.utils.fused.flat import Flat
 from rlpolicy.utils.fused.native import Kernels, address
@@ -20,13 +21,18 @@ class Mlp:
     """
 
     def __init__(self, chain: Chain, kernels: Kernels | None) -> None:
-        self.flat = Flat(chain.params)
-        self.dtype = self.flat.data.dtype
+        self.flat = Flat(chain.places)
+        self.dtype, self.n_in = self.flat.data.dtype, chain.layers[0].n_in
         self._passes: _Torch | _Native
         self._passes = _Torch(chain, self.flat) if kernels is None else _Native(chain, self.flat, kernels)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """(B, I) -> (B, U); rows of x may be apart, its columns not."""
+        """(B, I) -> (B, U).
+
+        :raises ValueError: x has another number of columns.
+        """
+        if x.shape[1] != self.n_in:
+            raise InvalidArgument(f"the network takes {self.n_in} numbers per row, got {tuple(x.shape)}")
         return self._passes.forward(x)
 
     def backward(self, d: Tensor, grad: Tensor) -> None:
@@ -53,8 +59,8 @@ class _Native:
         self.rooms: dict[int, _Room] = {}
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.stride(1) != 1 and x.shape[1] > 1:
-            x = x.contiguous()
+        if x.stride(0) < x.shape[1] or x.stride(1) != 1:  # a BLAS takes rows that are apart, but no others
+            x = x.clone(memory_format=torch.contiguous_format)
         self.x, rows = x, x.shape[0]
         room = self.rooms.get(rows)
         if room is None:

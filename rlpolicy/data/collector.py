@@ -20,6 +20,7 @@ from rlpolicy.data.types import Policy
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.data.utils.random_actions import sample_steps
 from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, stack_rows, take_rows, zero_rows
+from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.utils.errors import InvalidArgument
 
@@ -71,6 +72,10 @@ class Collector:
         truncated, info, policy,
         env_id, act`` (those it has parameters for) after a step; the dict or Batch it returns replaces these entries.
     :param exploration_noise: apply ``policy.exploration_noise`` to the actions.
+    :param reward_shaper: changes rewards before they are stored: called with the rewards (k,) of a step, and with
+        those of ``obs, act, obs_next, terminated, truncated, done, info, policy, env_id`` that it names as further
+        parameters; returns rewards of the same shape. What :meth:`collect` reports are returns of the environments'
+        own rewards.
     :param check_finite: raise a ValueError that names environment, key and step when an observation, reward or
         action is NaN or
         infinite, before anything is stored.
@@ -89,6 +94,7 @@ class Collector:
         exploration_noise: bool = False,
         *,
         check_finite: bool = True,
+        reward_shaper: RewardShaper | None = None,
     ) -> None:
         self.env = as_vector_env(env)
         self.env_num = len(self.env)
@@ -97,6 +103,7 @@ class Collector:
         self.preprocess_fn = preprocess_fn
         self.exploration_noise = exploration_noise
         self.check_finite = check_finite
+        self._shaped = None if reward_shaper is None else ShapedRewards(reward_shaper, self.env_num)
         self._hook_names = _parameter_names(preprocess_fn)
         self._action_space = self.env.action_space
         self._all = np.arange(self.env_num)
@@ -158,11 +165,15 @@ class Collector:
     def reset_buffer(self, keep_statistics: bool = False) -> None:
         """Empty the buffer; ``keep_statistics`` lets running episodes' return and length go on."""
         self.buffer.reset(keep_statistics=keep_statistics)
+        if self._shaped is not None and not keep_statistics:
+            self._shaped.reset()
 
     def reset_env(self, gym_reset_kwargs: dict[str, Any] | None = None) -> None:
         """Reset all environments; episodes that were running are cut (stored as truncated)."""
         if self._ready is not None:
             self.buffer.end_episodes(np.arange(self.env_num))
+        if self._shaped is not None:
+            self._shaped.reset()
         obs, info = self._reset_rows(self._all, gym_reset_kwargs)
         self._ready = Ready(self._all, obs, info, None)
 
@@ -303,12 +314,15 @@ class Collector:
         if render:
             self.env.render()
             time.sleep(render)
+        if self._shaped is not None:
+            self._shaped(ids, frame.__dict__)
         _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=ids)
         if True not in done.tolist():
             return Ready(ids, obs_next, info, state), Outcome(len(ids))
         ended = np.flatnonzero(done)
+        returns = ep_rew[ended] if self._shaped is None else self._shaped.end(ids[ended])
         obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
-        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, ep_rew[ended], ep_len[ended])
+        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, returns, ep_len[ended])
 
     def _store_some(
         self,
@@ -326,6 +340,8 @@ class Collector:
         """
         began, kept = np.flatnonzero(fresh), np.flatnonzero(~fresh)
         self._buffer.end_episodes(ids[began])
+        if self._shaped is not None:
+            self._shaped.end(ids[began])
         if self.exploration_noise:
             self._restart_noise(began)
         rows = as_rows(results[0])

@@ -159,6 +159,9 @@ class ReplayBuffer:
             self._rng = make_generator()
         return self._rng
 
+    def step_to(self, env_step: int) -> None:
+        """Let whatever follows a schedule take its value for ``env_step``; the trainer calls this before a collect."""
+
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def add(
@@ -348,6 +351,16 @@ class ReplayBuffer:
         newest = rings.newest()[rings.size > 0]
         unfinished: np.ndarray = newest[~self.done[newest]]
         return unfinished
+
+    def new_rows(self, since: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """What was stored since an earlier call, for statistics that count every transition once.
+
+        :param since: the mark that the earlier call returned; None, or the mark of another buffer: everything stored.
+        :return: rows, segment by segment, oldest first (not those that were overwritten in between); and the mark for
+            the next call, an int64 array.
+        """
+        self._settle()
+        return self._rings.since(since)
 
     def sample_indices(self, batch_size: int | None) -> np.ndarray:
         """Rows to learn from.

@@ -26,6 +26,8 @@ Path = tuple[str, ...]
 FLOAT_KEYS = ("rew",)
 OBJECT = "O"
 BOOL_KEYS = ("terminated", "truncated", "done")
+STATE = ("policy", "hidden_state")
+"""Never packed: of a sequence of steps only the first one's is read."""
 ARRAY_KEYS = ("obs", "act", "rew", *BOOL_KEYS, "obs_next")
 """Names that are always read as arrays; below others, such as ``policy``, tensors come back as tensors."""
 
@@ -187,7 +189,7 @@ class Storage:
         small = {
             path: (dtype, shape)
             for path, (dtype, shape) in specs.items()
-            if dtype.kind != OBJECT and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
+            if dtype.kind != OBJECT and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES and path[:2] != STATE
         }
         self._fields = {path: f"c{i}" for i, path in enumerate(small)}
         if small:

@@ -23,6 +23,8 @@ RUNS = {
     "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
     "branching_dqn.py": "--epochs 1 --steps-per-epoch 300",
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
+    "recurrent/recurrent_memory.py": "--algo sac --steps 100 --steps-per-test 100",
+    "recurrent/hidden_velocity.py": "--algo dqn --steps 160 --steps-per-test 160",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
 }
 
@@ -71,6 +73,8 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ("branching_dqn.py", "gymnasium"),
         ("dqn_lunarlander.py", "Box2D"),
         ("value_based_cartpole.py", "gymnasium"),
+        ("recurrent/recurrent_memory.py", "gymnasium"),
+        ("recurrent/hidden_velocity.py", "gymnasium"),
     ],
 )
 def test_algorithm_families(

@@ -20,7 +20,7 @@ from rlpolicy.data.types import Policy
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, stack_rows, take_rows, zero_rows
 from rlpolicy.env.adapt import as_vector_env
-from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.errors import InvalidArgument, NonFinite
 
 __all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
 
@@ -392,7 +392,7 @@ class Collector:
             bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
             if bad.any():
                 row = int(np.flatnonzero(bad)[0])
-                raise ValueError(
+                raise NonFinite(
                     f"{key} of environment {int(ids[row])} is not finite at step {self._at_step}: {value[row]}. "
                     "Nothing of this step was stored; Collector(..., check_finite=False) switches the check off"
                 )

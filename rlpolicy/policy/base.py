@@ -27,6 +27,7 @@ from rlpolicy.policy.returns import follow_steps, gae_return
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
 from rlpolicy.utils.optim import polyak_update
+from rlpolicy.utils.watch import running
 
 __all__ = [
     "BasePolicy",
@@ -268,6 +269,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
             return TrainingStats()  # type: ignore[return-value]
         start = time.perf_counter()
         batch, indices = self._minibatch(sample_size, buffer)
+        if (watch := running()) is not None:
+            watch.on_minibatch(batch, indices)
         self.updating = True
         try:
             if self._compiled is not None and self._compiled.takes(batch, kwargs):

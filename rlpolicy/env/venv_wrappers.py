@@ -70,11 +70,14 @@ class VectorEnvWrapper(BaseVectorEnv):
         return self.venv.seed(seed)
 
     def state_dict(self) -> Any:
-        """See the vector environment inside."""
-        return self.venv.state_dict()
+        """See the vector environment inside; nothing when that has no state to give."""
+        inside = getattr(self.venv, "state_dict", None)
+        return {"envs": [None] * len(self)} if inside is None else inside()
 
     def load_state_dict(self, state: dict[str, Any], actions: Any) -> Any:
         """See the vector environment inside."""
+        if not hasattr(self.venv, "load_state_dict"):
+            return [f"{type(self.venv).__name__} cannot be restored"] * len(self)
         return self.venv.load_state_dict(state, actions)
 
     def render(self, **kwargs: Any) -> Any:

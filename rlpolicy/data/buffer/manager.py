@@ -7,6 +7,7 @@ import numpy as np
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.her import HERReplayBuffer
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.rings import Rings
@@ -87,6 +88,11 @@ class ReplayBufferManager(ReplayBuffer):
     def _miscounted(self, got: int | None, wanted: int) -> InvalidArgument:
         return InvalidArgument(f"got {'an unbatched' if got is None else got} transition(s) for {wanted} environments")
 
+    def _replace_final(self, final: FinalObs | None) -> None:
+        self._final = final
+        for part in self.buffers:
+            part._final = final
+
     def _segment(self, i: int) -> int:
         if not 0 <= i < self.buffer_num:
             raise InvalidArgument(f"buffer_ids must be in 0..{self.buffer_num - 1}, got {i}")
@@ -118,7 +124,7 @@ class PrioritizedReplayBufferManager(PrioritizedReplayBuffer, ReplayBufferManage
     def __init__(self, buffer_list: Sequence[PrioritizedReplayBuffer], *, seed: int | None = None) -> None:
         ReplayBufferManager.__init__(self, buffer_list, seed=seed)
         first = buffer_list[0]
-        self._set_priorities(first._alpha, first._beta, first._weight_norm)
+        self._set_priorities(first.options["alpha"], first.options["beta"], first.options["weight_norm"])
 
     def _configure(self, *args: Any, **options: Any) -> None:
         """Options without the priorities' own."""

@@ -1,7 +1,7 @@
 """QR-DQN: Q-learning with the distribution of returns as quantiles at fixed fractions."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from rlpolicy.data.stats import TrainingStats
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
+from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.quantile import quantile_huber_loss, require_kappa
 from rlpolicy.policy.qvalue import (
     LaggedModel,
@@ -77,6 +78,7 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
     :param tau: instead of target_update_freq, let the copy follow after every update: θ' <- τ θ + (1 - τ) θ'.
     :param max_grad_norm: clip the gradient to this L2 norm.
     :param exploration_noise: how a collector explores; None: epsilon 0 until :meth:`set_eps` is called.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Discrete; an option out of range; both tau and target_update_freq; a model with another
         number of atoms.
     """
@@ -103,6 +105,7 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
         tau: float | None = None,
         max_grad_norm: float | None = None,
         exploration_noise: EpsilonGreedy | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         self.max_action_num = require_q_learning(
             "QR-DQN",
@@ -121,7 +124,9 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
         num_atoms = getattr(model, "num_atoms", num_quantiles)
         if num_atoms != num_quantiles:
             raise InvalidArgument(f"num_quantiles={num_quantiles}, but the model has num_atoms={num_atoms}")
-        super().__init__(action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler)
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
+        )
         self.optim = optim
         self.gamma, self.n_step, self.rew_norm = discount_factor, estimation_step, reward_normalization
         self.is_double, self.clip_loss_grad, self.max_grad_norm = is_double, clip_loss_grad, max_grad_norm

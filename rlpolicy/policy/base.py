@@ -13,7 +13,6 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
@@ -21,11 +20,14 @@ from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingSt
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
 from rlpolicy.policy.bundle import load_policy, save_policy
+from rlpolicy.policy.export import export_policy
+from rlpolicy.policy.observations import ObsStatistics
 from rlpolicy.policy.resume import load_training_state, training_state
 from rlpolicy.policy.returns import follow_steps, gae_return
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
-from rlpolicy.utils.optim import polyak_update
+from rlpolicy.utils.lr_scheduler import AnyLRScheduler, step_after_update
+from rlpolicy.utils.net.inputs import see_through
+from rlpolicy.utils.optim import TModule, polyak_update
 
 __all__ = [
     "BasePolicy",
@@ -36,7 +38,7 @@ __all__ = [
     "policy_within_training_step",
 ]
 
-TLearningRateScheduler: TypeAlias = LRScheduler | MultipleLRSchedulers
+TLearningRateScheduler: TypeAlias = AnyLRScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +67,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     :param action_scaling: stretch raw actions from [-1, 1] over the bounds of the (Box) action space.
     :param action_bound_method: how raw actions are brought into [-1, 1]: "clip", "tanh" or None. For a Box only.
     :param lr_scheduler: stepped after every update.
+    :param obs_preprocessor: see :class:`~rlpolicy.policy.options.PolicyOptions`. A subclass passes each network that
+        gets observations through :meth:`preprocessed`.
     :raises ValueError: another space, an unknown method, or scaling without a bounded Box.
     """
 
@@ -82,17 +86,34 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         action_scaling: bool = False,
         action_bound_method: BoundMethod = "clip",
         lr_scheduler: TLearningRateScheduler | None = None,
+        obs_preprocessor: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.action_type: ActionType = action_type_of(action_space)
         self._action_map = ActionMap(action_space, action_scaling, action_bound_method)
         self.observation_space = observation_space
         self.lr_scheduler = lr_scheduler
+        self.obs_preprocessor = obs_preprocessor  # before all networks: copies of these then find the copied one
+        if hasattr(obs_preprocessor, "update"):
+            self._obs_statistics = ObsStatistics()
         self.agent_id = 0
         self.updating = False
         """True while :meth:`update` runs."""
         self.is_within_training_step = False
         """True inside :func:`policy_within_training_step`, as during all training collects and updates of a trainer."""
+
+    def preprocessed(self, net: TModule) -> TModule:
+        """Let a network see observations through ``obs_preprocessor``; without one nothing happens.
+
+        :param net: called with observations as its first argument.
+        :return: the network itself.
+        """
+        see_through(net, self.obs_preprocessor)
+        return net
+
+    def network_obs(self, obs: Any) -> Any:
+        """The part of observations that networks are called with; here all of it."""
+        return obs
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -178,7 +199,13 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         """
 
     def step_to(self, env_step: int) -> None:
-        """Let whatever follows a schedule, such as the exploration noise, take its value for ``env_step``."""
+        """Let whatever follows a schedule, such as learning rate and noise, take its value for ``env_step``.
+
+        The trainer calls this before every collect.
+        """
+        step_to = getattr(self.lr_scheduler, "step_to", None)
+        if step_to is not None:
+            step_to(env_step)
 
     def seed(self, seed: int | None = None) -> None:
         """Restart the generators that the policy owns, such as the exploration noise's."""
@@ -231,6 +258,28 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         """
         load_policy(self, path)
 
+    def export(
+        self, path: str | os.PathLike[str], format: Literal["onnx", "safetensors"] | None = None, obs: Any = None
+    ) -> None:
+        """Write the policy for other programs, checked against this one. Needs the extra ``export``.
+
+        "onnx": the deterministic action, mapped to the environment's. Inputs ``obs`` (or ``obs.name``, ... of dict
+        observations) and, of a recurrent policy, ``state.name``, ..., zeros at the beginning of an episode; outputs
+        ``action``, ``logits`` for discrete actions, ``next_state.name``, ...; all of any batch size. IQN, whose
+        fractions are random, is asked at even ones.
+
+        "safetensors": the weights (the ``state_dict``). Spaces and action mapping are in the metadata of both.
+
+        :param path: of the file, which appears whole or not at all and replaces an older one.
+        :param format: None: what ``path`` ends in.
+        :param obs: observations for the check, (B, ...) or a dict of such, of the dtype that others will give; None:
+            random ones of ``observation_space``.
+        :raises rlpolicy.utils.errors.MissingExtra: a package is missing.
+        :raises ValueError: another format, or no observations for ONNX.
+        :raises RuntimeError: what was exported does not do what the policy does.
+        """
+        export_policy(self, path, format, obs)
+
     # -- learning ---------------------------------------------------------------------------------------------------
 
     def update(self, sample_size: int | None, buffer: ReplayBuffer | None, **kwargs: Any) -> TTrainingStats:
@@ -244,8 +293,11 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         if buffer is None:
             return TrainingStats()  # type: ignore[return-value]
         start = time.perf_counter()
+        if self.obs_preprocessor is not None:
+            self.count_observations(buffer)
         batch, indices = self._minibatch(sample_size, buffer)
-        self.updating = True
+        flags = self.__dict__  # nn.Module's own way to set an attribute takes 3 us
+        flags["updating"] = True
         try:
             if self._compiled is not None and self._compiled.takes(batch, kwargs):
                 stats: TTrainingStats = self._compiled(batch, buffer, indices)
@@ -254,11 +306,21 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
                 stats = self.learn(batch, **kwargs)
             self.post_process_fn(batch, buffer, indices)
             if self.lr_scheduler is not None:
-                self.lr_scheduler.step()
+                step_after_update(self.lr_scheduler, stats)
         finally:
-            self.updating = False
+            flags["updating"] = False
         stats.train_time = time.perf_counter() - start
         return stats
+
+    def count_observations(self, buffer: ReplayBuffer) -> None:
+        """Give ``obs_preprocessor`` the observations that are new in the buffer; :meth:`update` begins with this.
+
+        Nothing happens without a preprocessor that keeps statistics, nor in evaluation mode.
+        """
+        update: Callable[[Any], None] | None = getattr(self.obs_preprocessor, "update", None)
+        if update is not None and self.training:
+            for obs in self._obs_statistics.new_in(buffer):
+                update(self.network_obs(obs))
 
     def compile(self, *, checks: int = 3, backend: Literal["native", "torch"] | None = None) -> Self:  # type: ignore[override]  # of nn.Module
         """From now on update without autograd, on flat vectors of parameters: faster on a CPU, and the same numbers.
@@ -279,6 +341,11 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
         self._compiled = compile_policy(self, checks, backend)
         return self
+
+    @property
+    def is_compiled(self) -> bool:
+        """Whether updates are computed without autograd, as :meth:`compile` asked for; False: they are eager."""
+        return self._compiled is not None
 
     def _minibatch(self, sample_size: int | None, buffer: ReplayBuffer) -> tuple[Batch, NDArray[np.int64]]:
         """What an update learns from, and its rows; policies that learn from sequences ask for these instead."""

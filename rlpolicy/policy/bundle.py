@@ -50,11 +50,9 @@ def save_policy(policy: "BasePolicy[Any]", path: str | os.PathLike[str], obs: An
     target = Path(os.path.abspath(path))
     _require_replaceable(target)
     tree = {
-        "class": type(policy).__name__,
-        "action": _action(policy),
-        "observation_space": _space(policy.observation_space, "observation_space"),
+        **describe(policy),
         "options": _options(policy),
-        "weights": {_plain(name): value for name, value in policy.state_dict().items()},
+        "weights": {plain_name(name): value for name, value in policy.state_dict().items()},
         "probe": _probe(policy, obs),
     }
     remove_unfinished(target.parent, target.name)
@@ -85,9 +83,17 @@ def load_policy(policy: "BasePolicy[Any]", path: str | os.PathLike[str]) -> None
 # -- what is in it ----------------------------------------------------------------------------------------------------
 
 
-def _action(policy: "BasePolicy[Any]") -> dict[str, Any]:
-    space = _space(policy.action_space, "action_space")
-    return {"space": space, "scaling": policy.action_scaling, "bound_method": policy.action_bound_method}
+def describe(policy: "BasePolicy[Any]") -> dict[str, Any]:
+    """Algorithm, action mapping and spaces as JSON values.
+
+    :raises TypeError: a space that cannot be written.
+    """
+    mapping = {"scaling": policy.action_scaling, "bound_method": policy.action_bound_method}
+    return {
+        "class": type(policy).__name__,
+        "action": {"space": _space(policy.action_space, "action_space"), **mapping},
+        "observation_space": _space(policy.observation_space, "observation_space"),
+    }
 
 
 def _space(space: Any, name: str) -> Any:
@@ -133,7 +139,7 @@ def _versions() -> dict[str, str]:
     }
 
 
-def _plain(name: str) -> str:
+def plain_name(name: str) -> str:
     """The name that a parameter has in a network that is not compiled."""
     return name.replace("_orig_mod.", "")
 
@@ -204,7 +210,7 @@ def _checked_options(policy: "BasePolicy[Any]", theirs: dict[str, Any], place: P
 
 def _checked_weights(policy: "BasePolicy[Any]", theirs: dict[str, Tensor], place: Path) -> dict[str, Tensor]:
     """The weights under the names, and on the devices, that they have in the policy."""
-    ours = {_plain(name): (name, value) for name, value in policy.state_dict().items()}
+    ours = {plain_name(name): (name, value) for name, value in policy.state_dict().items()}
     missing, unknown = [*(ours.keys() - theirs.keys())], [*(theirs.keys() - ours.keys())]
     faults = [f"{name} is missing" for name in missing] + [f"{name} is not in this policy" for name in unknown]
     for name in ours.keys() & theirs.keys():
@@ -221,7 +227,7 @@ def _require_same_answers(
     policy: "BasePolicy[Any]", weights: dict[str, Tensor], probe: dict[str, Any] | None, place: Path
 ) -> None:
     """Equal weights do not make equal policies: activation functions and bounds of actors have none."""
-    if probe is None or any(name != _plain(name) for name in weights):  # the latter: compiled code
+    if probe is None or any(name != plain_name(name) for name in weights):  # the latter: compiled code
         return
     theirs = probe["answer"]
     try:

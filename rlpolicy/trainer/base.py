@@ -79,6 +79,10 @@ class BaseTrainer(Resumable, ABC):
     :param random_steps: off-policy: so many first environment steps are taken at random instead of by the policy.
     :param learning_starts: off-policy: no gradient steps before so many environment steps, nor made up for later.
     :param gradient_steps_per_collect: off-policy: gradient steps per collect, in place of ``update_per_step``.
+    :param frame_skip: frames per environment step, where the environments repeat each action. Everything that
+        counts environment steps (``env_step``, ``step_per_epoch``, ``total_steps``, ``random_steps``,
+        ``learning_starts``, schedules, logs) then counts frames; ``step_per_collect`` and ``update_per_step`` go on to
+        count steps, that is, decisions.
     :raises ValueError: arguments that are missing, out of range, or contradict each other.
     """
 
@@ -115,6 +119,7 @@ class BaseTrainer(Resumable, ABC):
         random_steps: int = 0,
         learning_starts: int = 0,
         gradient_steps_per_collect: int | None = None,
+        frame_skip: int = 1,
     ) -> None:
         if save_fn is not None:
             if save_best_fn is not None:
@@ -134,7 +139,7 @@ class BaseTrainer(Resumable, ABC):
         self.verbose, self.show_progress = verbose, show_progress
         self.seed, self.total_steps = seed, total_steps
         self.random_steps, self.learning_starts = random_steps, learning_starts
-        self.gradient_steps_per_collect = gradient_steps_per_collect
+        self.gradient_steps_per_collect, self.frame_skip = gradient_steps_per_collect, frame_skip
         _require_positive(
             max_epoch=max_epoch,
             batch_size=batch_size or None,
@@ -145,6 +150,7 @@ class BaseTrainer(Resumable, ABC):
             episode_per_collect=episode_per_collect,
             repeat_per_collect=repeat_per_collect,
             gradient_steps_per_collect=gradient_steps_per_collect,
+            frame_skip=frame_skip,
         )
         if (max_epoch is None) == (total_steps is None):
             raise ValueError(f"give either max_epoch or total_steps, got {max_epoch} and {total_steps}")
@@ -206,6 +212,8 @@ class BaseTrainer(Resumable, ABC):
         self.stat: dict[str, MovAvg] = {}
         """Moving averages of the losses, by name."""
         self.policy_update_time = 0.0
+        self.phase_seconds: dict[str, float] = {}
+        """Seconds per phase, for ``InfoStats.timing.phases``; filled by ``LogTimings``."""
         self.start_time = time.time()
         self._clear_resume()
 
@@ -345,7 +353,7 @@ class BaseTrainer(Resumable, ABC):
                 if self.train_collector is not None:
                     collect_stats, tested = self._collect_and_check()
                     progress.collected.add(collect_stats)
-                    steps = collect_stats.n_collected_steps
+                    steps = collect_stats.n_collected_steps * self.frame_skip
                 if tested is None:
                     progress.trained = self._update(collect_stats) or progress.trained
                 progress.done += steps
@@ -371,8 +379,9 @@ class BaseTrainer(Resumable, ABC):
         if self.train_fn is not None:
             self.train_fn(self.epoch, self.env_step)
         self.policy.step_to(self.env_step)
+        collector.buffer.step_to(self.env_step)
         stats = self._collect(collector)
-        self.env_step += stats.n_collected_steps
+        self.env_step += stats.n_collected_steps * self.frame_skip
         if stats.returns_stat is None:
             return stats, False
         apply_reward_metric(stats, self.reward_metric)
@@ -482,6 +491,7 @@ class BaseTrainer(Resumable, ABC):
             self.test_collector,
         )
         info.best_epoch, info.stop_reason = self.best_epoch, self.stop_reason
+        info.timing.phases = dict(self.phase_seconds)
         if self.train_collector is not None:
             info.train_step = self.env_step  # which goes on counting after resume_from_log
         return info

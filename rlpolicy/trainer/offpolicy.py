@@ -101,6 +101,7 @@ def offpolicy_trainer(
     learning_starts: int = 0,
     gradient_steps_per_collect: int | None = None,
     episode_per_collect: int | None = None,
+    frame_skip: int = 1,
 ) -> InfoStats:
     """Train to the end: ``OffpolicyTrainer(...).run()`` in the argument order of Tianshou 0.5.
 

@@ -8,9 +8,9 @@ import hashlib
 import json
 import os
 import re
+import secrets
 import shutil
 import stat
-import tempfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -43,7 +43,8 @@ class NewFolder:
     def __init__(self, target: Path) -> None:
         self.target = target
         target.parent.mkdir(parents=True, exist_ok=True)
-        self.path = Path(tempfile.mkdtemp(prefix=f"{TEMPORARY}{target.name}-", dir=target.parent))
+        self.path = _temporary(target)
+        self.path.mkdir()  # not tempfile.mkdtemp, whose folders nobody else may read
         self.entries: dict[str, Entry] = {}
 
     def write(self, name: str, chunks: Iterable[bytes]) -> Entry:
@@ -146,6 +147,22 @@ class WholeFolder:
             raise DamagedFile(f"{place} cannot be read: {error.strerror or error}") from error
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """Write a single file that appears whole or not at all; an older one is replaced. Missing parents are made."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        with open(temporary, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    _flush(path.parent)
+
+
 def find_folder(path: Path) -> Path:
     """Where the folder of that name lies: there, or aside if its replacement was interrupted.
 
@@ -163,7 +180,7 @@ def remove_unfinished(parent: Path, name: str | None = None) -> None:
     :param name: only what was to become the folder of that name.
     """
     for path in parent.glob(TEMPORARY + "*"):
-        if name is None or re.fullmatch(re.escape(f"{TEMPORARY}{name}-") + "[a-z0-9_]{8}", path.name):
+        if name is None or re.fullmatch(re.escape(f"{TEMPORARY}{name}-") + "[0-9a-f]{8}", path.name):
             shutil.rmtree(path, ignore_errors=True)
 
 
@@ -172,6 +189,11 @@ def remove_folder(path: Path) -> None:
     doomed = path.with_name(TEMPORARY + path.name)
     os.rename(path, doomed)
     shutil.rmtree(doomed, ignore_errors=True)
+
+
+def _temporary(target: Path) -> Path:
+    """A new name beside a target."""
+    return target.with_name(f"{TEMPORARY}{target.name}-{secrets.token_hex(4)}")
 
 
 def _replaced(path: Path) -> Path:

@@ -136,14 +136,14 @@ def test_epsilon_is_restored_and_a_schedule_stays(tmp_path: Path) -> None:
 
 def test_saving_again_replaces(tmp_path: Path) -> None:
     policy = zoo.make("ddpg")
-    for name in (".tmp-best-abcd0_xy", ".tmp-best-2-abcd0_xy"):  # left by killed writers
+    for name in (".tmp-best-01234abc", ".tmp-best-2-01234abc"):  # left by killed writers
         (tmp_path / "runs" / name).mkdir(parents=True)
     for seed in (1, 2):
         newest = zoo.make("ddpg", seed=seed)
         newest.save(str(tmp_path / "runs" / "best"))
     policy.load(tmp_path / "runs" / "best")
     np.testing.assert_array_equal(seen(policy, "ddpg")[0], seen(newest, "ddpg")[0])
-    assert sorted(os.listdir(tmp_path / "runs")) == [".tmp-best-2-abcd0_xy", "best"]
+    assert sorted(os.listdir(tmp_path / "runs")) == [".tmp-best-2-01234abc", "best"]
 
 
 @pytest.mark.parametrize("at", range(9))

@@ -146,8 +146,8 @@ def test_prioritized_replay(name: str) -> None:
     assert len(np.unique(after[changed])) > 5
     heavy, light = make(name), make(name)
     for p, scale in ((heavy, 1.0), (light, 0.5)):
-        batch, indices = filled(name).sample(0)
-        batch.weight = np.full(60, scale)
+        batch, indices = p._minibatch(0, filled(name))
+        batch.weight = np.full(len(indices), scale)
         torch.manual_seed(0)
         batch = p.process_fn(batch, filled(name), indices)
         p.stats = p.learn(batch)

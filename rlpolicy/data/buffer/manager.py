@@ -124,7 +124,7 @@ class PrioritizedReplayBufferManager(PrioritizedReplayBuffer, ReplayBufferManage
     def __init__(self, buffer_list: Sequence[PrioritizedReplayBuffer], *, seed: int | None = None) -> None:
         ReplayBufferManager.__init__(self, buffer_list, seed=seed)
         first = buffer_list[0]
-        self._set_priorities(first._alpha, first._beta, first._weight_norm)
+        self._set_priorities(first.options["alpha"], first.options["beta"], first.options["weight_norm"])
 
     def _configure(self, *args: Any, **options: Any) -> None:
         """Options without the priorities' own."""

@@ -11,6 +11,7 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.storage import as_storable
 from rlpolicy.data.utils.segtree import SegmentTree
 from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.schedules import Schedule
 
 EPS = float(np.finfo(np.float32).eps)
 
@@ -23,29 +24,35 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     :param size: rows at most.
     :param alpha: how much priorities count, > 0 (0 would be uniform).
-    :param beta: how much of the bias the weights correct, >= 0; 1 is all of it.
+    :param beta: how much of the bias the weights correct, >= 0; 1 is all of it. A number or a function of env_step, see
+        :meth:`step_to`.
     :param weight_norm: scale the weights of a minibatch to at most 1.
     :param kwargs: options of :class:`~rlpolicy.data.buffer.base.ReplayBuffer`.
     """
 
-    def __init__(self, size: int, alpha: float, beta: float, weight_norm: bool = True, **kwargs: Any) -> None:
+    def __init__(
+        self, size: int, alpha: float, beta: float | Schedule, weight_norm: bool = True, **kwargs: Any
+    ) -> None:
         super().__init__(size, **kwargs)
         self._set_priorities(alpha, beta, weight_norm)
 
-    def _set_priorities(self, alpha: float, beta: float, weight_norm: bool) -> None:
+    def _set_priorities(self, alpha: float, beta: float | Schedule, weight_norm: bool) -> None:
         if not alpha > 0:
             raise InvalidArgument(f"alpha must be positive, got {alpha}: use ReplayBuffer for uniform sampling")
-        if not beta >= 0:
-            raise InvalidArgument(f"beta must not be negative, got {beta}")
-        self._alpha, self._beta, self._weight_norm = alpha, beta, weight_norm
+        self._alpha, self._weight_norm = alpha, weight_norm
+        self._beta_schedule = beta if callable(beta) else None
+        self._set_beta(float(beta(0)) if callable(beta) else beta)
         self._max_prio = self._min_prio = 1.0
         self.weight = SegmentTree(self.maxsize)
 
     @property
     def options(self) -> dict[str, Any]:
         """The constructor's options, without the size."""
-        own = {"alpha": self._alpha, "beta": self._beta, "weight_norm": self._weight_norm}
-        return {**super().options, **own}
+        beta = self._beta if self._beta_schedule is None else self._beta_schedule
+        return {**super().options, "alpha": self._alpha, "beta": beta, "weight_norm": self._weight_norm}
+
+    def _config(self) -> dict[str, Any]:
+        return {**super()._config(), "beta": self._beta}  # a file cannot hold a function: load(path, beta=schedule)
 
     def init_weight(self, index: int | np.ndarray) -> None:
         """Give rows the highest priority seen so far."""
@@ -73,7 +80,18 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         return (self.weight[index] / self._min_prio) ** (-self._beta)
 
     def set_beta(self, beta: float) -> None:
-        """Anneal beta."""
+        """Set beta by hand; a schedule, if there is one, no longer applies."""
+        self._set_beta(beta)
+        self._beta_schedule = None
+
+    def step_to(self, env_step: int) -> None:
+        """Set beta to what its schedule says for this number of environment steps."""
+        if self._beta_schedule is not None:
+            self._set_beta(float(self._beta_schedule(env_step)))
+
+    def _set_beta(self, beta: float) -> None:
+        if not beta >= 0:
+            raise InvalidArgument(f"beta must not be negative, got {beta}")
         self._beta = beta
 
     def sample_indices(self, batch_size: int | None) -> np.ndarray:
@@ -132,7 +150,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
 
     def _to_state(self) -> dict[str, Any]:
         leaves = self.weight[np.arange(self.maxsize)] if self.maxsize else np.zeros(0)
-        prio = {"leaves": leaves, "max": self._max_prio, "min": self._min_prio}
+        prio = {"leaves": leaves, "max": self._max_prio, "min": self._min_prio, "beta": self._beta}
         return {**super()._to_state(), "prio": prio}
 
     @classmethod
@@ -141,4 +159,5 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         prio = state["prio"]
         buffer.weight[np.arange(buffer.maxsize)] = prio["leaves"]
         buffer._max_prio, buffer._min_prio = prio["max"], prio["min"]
+        buffer._beta = prio.get("beta", buffer._beta)  # which older files do not have
         return buffer

@@ -28,6 +28,8 @@ class Rings:
         """(n,) storage index of each segment's first row."""
         self.written = np.zeros(n, np.int64)
         """(n,) rows written since the segment was last empty."""
+        self.earlier = np.zeros(n, np.int64)
+        """(n,) rows written before it was last emptied."""
         self.begun = np.zeros(n, np.int64)
         """(n,) the value of ``written`` when the running episode began, or the next one will."""
         self.cleared = np.zeros(n, np.int64)
@@ -156,6 +158,7 @@ class Rings:
     def clear(self, ids: IntArray | slice = slice(None), keep_statistics: bool = False) -> None:
         """Empty the segments in ``ids``; ``keep_statistics`` lets running episodes go on."""
         self.begun[ids] -= self.written[ids]
+        self.earlier[ids] += self.written[ids]
         self.written[ids] = 0
         self.cleared[ids] += 1
         if not keep_statistics:
@@ -176,14 +179,28 @@ class Rings:
         """(n,) storage index of each segment's last written row (its first row when empty)."""
         return self.start + (self.written - 1) % np.maximum(self.size, 1)
 
-    def step(self, index: np.ndarray, by: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ring neighbours of ``index`` (by = 1 or -1) and each index's newest row, both of index's shape."""
+    def _around(self, index: np.ndarray) -> tuple[Any, Any, Any]:
+        """First row, rows stored (at least 1) and newest row of the segment of each index."""
         if self.n == 1:
             stored = max(self.stored, 1)
-            return (index + by) % stored, np.asarray((int(self.written[0]) - 1) % stored)
+            return 0, stored, (self.written.item(0) - 1) % stored
         at = self.locate(index)
-        start, size = self.start[at], np.maximum(self.size, 1)[at]
-        return start + (index - start + by) % size, start + (self.written[at] - 1) % size
+        size = np.maximum(self.size, 1)
+        return self.start[at], size[at], (self.start + (self.written - 1) % size)[at]
+
+    def after(self, index: np.ndarray, done: np.ndarray) -> np.ndarray:
+        """The row after each index; the index itself where the episode is ``done`` and at the newest row."""
+        start, size, newest = self._around(index)
+        after = index + ~(done[index] | (index == newest))
+        if self.n == 1 and after.size and after.item(after.argmax()) < size:  # none has left the ring, as mostly
+            return np.asarray(after)
+        return np.asarray(after - size * (after == start + size))
+
+    def before(self, index: np.ndarray, done: np.ndarray) -> np.ndarray:
+        """The row before each index; the index itself where that ends another episode or is the newest row."""
+        start, size, newest = self._around(index)
+        before = index - 1 + size * (index == start)
+        return np.where(done[before] | (before == newest), index, before)
 
     def walk(self, index: IntArray, by: IntArray) -> tuple[IntArray, BoolArray]:
         """The rows that were written ``by`` rows later (earlier where negative) than each index.
@@ -216,9 +233,22 @@ class Rings:
         oldest = np.where(size == self.capacity, self.cursor, 0)
         return self.start[at] + (oldest[at] + rank) % np.maximum(self.capacity[at], 1)
 
-    def random(self, rng: np.random.Generator, count: int) -> IntArray:
-        """``count`` stored rows, uniform and with replacement."""
-        stored = self.stored
+    def since(self, mark: IntArray | None) -> tuple[IntArray, IntArray]:
+        """Rows that were written since an earlier mark and are stored, segment by segment, oldest first.
+
+        :param mark: (n,); None, or a mark that these rings have not reached (of others): all rows.
+        :return: the rows, and the mark of now.
+        """
+        written = self.written.copy()  # once: another thread may be writing
+        now, count = self.earlier + written, np.minimum(written, self.capacity)
+        if mark is not None and len(mark) == self.n and (mark <= now).all():
+            count = np.minimum(count, now - mark)
+        at = np.repeat(self.all, count)
+        back = np.arange(int(count.sum())) - np.repeat(np.cumsum(count), count)  # -count, ..., -1 in each segment
+        return self.start[at] + (written[at] + back) % self._modulus[at], now
+
+    def random(self, rng: np.random.Generator, count: int, stored: int) -> IntArray:
+        """``count`` of the ``stored`` rows (more than none), uniform and with replacement."""
         drawn = rng.integers(0, stored, count)
         if self.n == 1 or stored == self.total:
             return drawn
@@ -251,7 +281,7 @@ class Rings:
     def state(self) -> dict[str, Any]:
         """Arrays that describe the rings."""
         names = ("capacity", "cursor", "size", "ep_start", "ep_len", "ep_rew")
-        return {name: getattr(self, name).copy() for name in names}
+        return {"ever": self.earlier + self.written, **{name: getattr(self, name).copy() for name in names}}
 
     def load_state(self, state: dict[str, Any]) -> None:
         """Take over :meth:`state` of rings with the same capacities."""
@@ -260,6 +290,7 @@ class Rings:
         full = state["size"] == self.capacity
         self.written[:] = state["cursor"] + np.where(full, self.capacity, 0)
         self.begun[:] = self.written - state["ep_len"]
+        self.earlier[:] = state.get("ever", self.written) - self.written  # which older files do not have
         self.ep_rew = np.array(state["ep_rew"])
 
 
@@ -271,6 +302,7 @@ class _Part(Rings):
         here = slice(i, i + 1)
         self.capacity, self.written, self.begun = parent.capacity[here], parent.written[here], parent.begun[here]
         self.cleared = parent.cleared[here]
+        self.earlier = parent.earlier[here]
         self.start = np.zeros(1, np.int64)
         self._finish_init()
 

@@ -22,6 +22,7 @@ from rlpolicy.data.buffer.packed import PackedRows, Path, WriteRow, WriteRows, r
 PACKED_BYTES = 1024
 """Columns of at most this many bytes per row are packed; above it the copy itself costs more than finding the row."""
 
+Reader = tuple[str, str | None, Any]
 Rows = int | slice | np.ndarray
 """One row (values have no batch axis), or several (values have one)."""
 MAX_FORMS = 500
@@ -51,6 +52,7 @@ class Storage:
         """What checkpoints hold of the rows (:class:`~rlpolicy.data.buffer.segments.SavedRows`); None: nothing yet."""
         self._packed = PackedRows(0, {})
         self._forms = 0
+        self._readers: list[Reader] | None = None
         self._forget_forms()
 
     def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
@@ -98,39 +100,30 @@ class Storage:
 
         :param skip: top-level names that the caller does not need.
         """
+        by_index = type(rows) is np.ndarray and rows.dtype.kind == "i"
         packed = None
-        if self._packed.fields:
-            if type(rows) is np.ndarray and rows.dtype.kind == "i":
-                packed = self._packed.rows.take(rows)
-            else:
-                packed = self._packed.rows[rows].copy()  # a slice or a single row would be a view
-        found: Batch = self.as_given(self._read(self.columns, rows, packed, (), skip))
-        return found
+        if self._packed.fields:  # a slice or a single row would be a view
+            packed = self._packed.rows.take(rows) if by_index else self._packed.rows[rows].copy()
+        if self._readers is None:
+            self._readers = self._plan_read(self.columns, ())
+        readers = [reader for reader in self._readers if reader[0] not in skip] if skip else self._readers
+        found = _read(readers, rows, packed, by_index)
+        return self.as_given(found) if self.tensors else found
+
+    def _plan_read(self, columns: Batch, path: Path) -> list[Reader]:
+        """Name of each column, its packed field if it has one, else the column itself (or the list of those below)."""
+        return [
+            (key, None, self._plan_read(column, (*path, key)))
+            if isinstance(column, Batch)
+            else (key, self._packed.fields.get((*path, key)), column)
+            for key, column in columns.__dict__.items()
+        ]
 
     def as_given(self, value: Any, path: Path = ()) -> Any:
         """What was read from the columns below ``path``, with tensors where tensors were given."""
-        if not self.tensors:
-            return value
         if isinstance(value, Batch):
             return Batch.wrap({key: self.as_given(inner, (*path, key)) for key, inner in value.__dict__.items()})
         return torch.from_numpy(np.array(value)) if path in self.tensors else value
-
-    def _read(self, columns: Batch, rows: Any, packed: Any, path: Path, skip: tuple[str, ...] = ()) -> Batch:
-        out: dict[str, Any] = {}
-        for key, column in columns.__dict__.items():
-            if key in skip:
-                continue
-            here = (*path, key)
-            if type(column) is np.ndarray:
-                field = self._packed.fields.get(here)
-                if field is not None:
-                    out[key] = packed[field]
-                else:
-                    value = column[rows]
-                    out[key] = value.copy() if isinstance(rows, slice) else value
-            else:
-                out[key] = self._read(column, rows, packed, here)
-        return Batch.wrap(out)
 
     def replace(self, columns: Batch) -> None:
         """Adopt arrays of ``size`` rows as the columns."""
@@ -149,6 +142,7 @@ class Storage:
         follows from the flags."""
         self._write_rows: dict[int, WriteRows] = {}
         """By number of transitions."""
+        self._readers = None
 
     # -- allocation -------------------------------------------------------------------------------------------------
 
@@ -227,6 +221,7 @@ class Storage:
             elif isinstance(value, Batch | dict):
                 if column is None:
                     column = have[key] = Batch()
+                    self._forget_forms()
                 self._plan(column, value, count, (*path, key), plan)
             else:
                 if isinstance(column, Batch) and column.__dict__:
@@ -354,6 +349,20 @@ class StorageView:
         if isinstance(rows, slice):
             return slice(rows.start + self.start, rows.stop + self.start)
         return rows + self.start
+
+
+def _read(readers: list[Reader], rows: Any, packed: Any, by_index: bool) -> Batch:
+    out: dict[str, Any] = {}
+    for key, field, column in readers:
+        if field is not None:
+            out[key] = packed[field]
+        elif type(column) is list:
+            out[key] = _read(column, rows, packed, by_index)
+        elif by_index:
+            out[key] = column.take(rows, 0)
+        else:
+            out[key] = column[rows].copy() if isinstance(rows, slice) else column[rows]
+    return Batch.wrap(out)
 
 
 def _write_nothing(row: int, given: Mapping[str, Any]) -> None:

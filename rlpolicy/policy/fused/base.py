@@ -121,7 +121,7 @@ class FusedUpdate(ABC):
         self.policy, self.trained = policy, trained
         self.again: Callable[[], Any] = policy.compile
         """How the policy was compiled, for when it has become another one."""
-        self._sped_up: list[Any] = []
+        self._calls: list[tuple[nn.Module, Callable[..., Any]]] = []
         self._said: set[str] = set()
         self._parts = [
             (owner, name, part)
@@ -215,7 +215,8 @@ class FusedUpdate(ABC):
     def speed_up(self, module: nn.Module, net: Mlp, finish: Callable[[Tensor], Any]) -> None:
         """Let calls of a module that record no gradients, as those of a collector, be computed by its flat twin.
 
-        Copies and files of the module know nothing of it: this is torch's own place for a module's compiled call.
+        They are so from :meth:`begin_acting` on. Copies and files of the module know nothing of it: this is torch's own
+        place for a module's compiled call.
 
         :param finish: what the module returns besides the state, of the chain's output, (B, U), to be copied.
         """
@@ -225,12 +226,16 @@ class FusedUpdate(ABC):
                 return module._call_impl(obs, state=state, info=info)  # type: ignore[no-untyped-call]
             return finish(net(flat(self._tensor(obs)))), state
 
-        module._compiled_call_impl = call
-        self._sped_up.append(module)
+        self._calls.append((module, call))
+
+    def begin_acting(self) -> None:
+        """Put what :meth:`speed_up` has prepared to use; not before, as eager updates, too, call networks so."""
+        for module, call in self._calls:
+            module._compiled_call_impl = call
 
     def release(self) -> None:
         """Leave the policy as it would be without; its parameters stay views."""
-        for module in self._sped_up:
+        for module, _ in self._calls:
             module._compiled_call_impl = None
         for trained in self.trained:
             trained.adam.release()

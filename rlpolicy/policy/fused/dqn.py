@@ -25,11 +25,11 @@ class FusedDQN(FusedUpdate):
     def step(self, data: Minibatch) -> tuple[DQNTrainingStats, Tensor]:
         """Critic and lagged copy."""
         policy, q = self.policy, self.q
-        policy._before_step()
         # y = r + γ Q'(s', a*),  a* = argmax Q(s', a) if double, else argmax Q'(s', a)
         alone = q.old is None
         judge = q.net(data.obs_next).clone() if policy.is_double or alone else q.target(data.obs_next)
         q_next = q.target(data.obs_next) if policy.is_double and not alone else judge
+        policy._before_step()  # those values are still of the copy as it was
         # L = 1/B Σ w ℓ(Q(s, a) - y)
         values = q.net(data.obs)
         loss, d, td = q_error(

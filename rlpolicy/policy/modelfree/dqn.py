@@ -1,7 +1,7 @@
 """Deep Q-Network, with the usual improvements: double, dueling (through the network), n-step, Huber loss."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
+from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
     call_model,
     of_action,
     require_q_learning,
@@ -71,6 +72,7 @@ class DQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[DQNTrainingStats])
     :param tau: instead of target_update_freq, let Q' follow after every update: θ' <- τ θ + (1 - τ) θ'.
     :param max_grad_norm: clip the gradient to this L2 norm.
     :param exploration_noise: how a collector explores; None: epsilon 0 until :meth:`set_eps` is called.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Discrete; an option out of range; both tau and target_update_freq.
     """
 
@@ -91,6 +93,7 @@ class DQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[DQNTrainingStats])
         tau: float | None = None,
         max_grad_norm: float | None = None,
         exploration_noise: EpsilonGreedy | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         n_actions = require_q_learning(
             "DQN",
@@ -102,7 +105,9 @@ class DQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[DQNTrainingStats])
             reward_normalization=reward_normalization,
             max_grad_norm=max_grad_norm,
         )
-        super().__init__(action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler)
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
+        )
         self.max_action_num = n_actions
         self.optim = optim
         self.gamma, self.n_step, self.rew_norm = discount_factor, estimation_step, reward_normalization
@@ -121,7 +126,7 @@ class DQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[DQNTrainingStats])
         """
         obs, mask = split_mask(batch.obs)
         q, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=q, act=to_numpy(self._greedy(q, mask)), state=hidden)
+        return Batch(logits=q, act=as_action(self._greedy(q, mask)), state=hidden)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 

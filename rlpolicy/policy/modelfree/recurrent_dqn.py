@@ -12,12 +12,11 @@ from torch.optim import Optimizer
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
 from rlpolicy.policy.modelfree.dqn import DQNTrainingStats
-from rlpolicy.policy.qvalue import LaggedModel, greedy, of_action, require_q_learning, split_mask
+from rlpolicy.policy.qvalue import LaggedModel, as_action, greedy, of_action, require_q_learning, split_mask
 from rlpolicy.policy.sequences import LearnsFromSequences
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.recurrent import MemoryNet
@@ -120,7 +119,7 @@ class RecurrentDQNPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences,
         obs, mask = split_mask(batch.obs)
         features, after = self._remember(obs, state)
         q = self.model.on_features(features)
-        return Batch(logits=q, act=to_numpy(greedy(q, mask)), state=after)
+        return Batch(logits=q, act=as_action(greedy(q, mask)), state=after)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 

@@ -105,7 +105,11 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     @classmethod
     def _from_state(cls, state: dict[str, Any], overrides: dict[str, Any]) -> Any:
         buffer = super()._from_state(state, overrides)
-        prio = state["prio"]
-        buffer.weight[np.arange(buffer.maxsize)] = prio["leaves"]
-        buffer._max_prio, buffer._min_prio = prio["max"], prio["min"]
+        leaves, high, low = (state["prio"][key] for key in ("leaves", "max", "min"))
+        if leaves.shape != (buffer.maxsize,) or not (np.isfinite(leaves) & (leaves >= 0)).all():
+            raise ValueError(f"expected {buffer.maxsize} priorities, finite and not negative")
+        if not 0 < low <= high < np.inf:
+            raise ValueError(f"priorities must lie between positive numbers, got {low} and {high}")
+        buffer.weight[np.arange(buffer.maxsize)] = leaves
+        buffer._max_prio, buffer._min_prio = high, low
         return buffer

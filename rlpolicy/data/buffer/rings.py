@@ -188,10 +188,21 @@ class Rings:
         return {name: getattr(self, name).copy() for name in names}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state` of rings with the same capacities."""
+        """Take over :meth:`state` of rings with the same capacities.
+
+        :raises ValueError: the capacities differ, or the pointers do not point into the rings.
+        """
         if not np.array_equal(state["capacity"], self.capacity):
             raise ValueError(f"capacities differ: stored {state['capacity']}, here {self.capacity}")
-        for name in ("cursor", "size", "ep_start", "ep_len"):
+        last = np.maximum(self.capacity, 1) - 1
+        limits = {"cursor": last, "size": self.capacity, "ep_start": last, "ep_len": np.iinfo(np.int64).max}
+        for name, limit in limits.items():
+            value = state[name]
+            if value.shape != last.shape or value.dtype != np.int64 or not ((value >= 0) & (value <= limit)).all():
+                raise ValueError(f"{name} of the rings cannot be {value}, there are {self.capacity} rows")
+        if state["ep_rew"].shape[:1] != last.shape or state["ep_rew"].dtype != np.float64:
+            raise ValueError(f"rewards of the running episodes must be one per environment, got {state['ep_rew']}")
+        for name in limits:
             getattr(self, name)[:] = state[name]
         self.ep_rew = np.array(state["ep_rew"])
 

@@ -172,11 +172,14 @@ class Storage:
 
     def replace(self, columns: Batch) -> None:
         """Adopt arrays of ``size`` rows as the columns."""
+        self._require_rows(columns)
+        self._packed, self._fields, self._stage, self._usual, self.columns = None, {}, None, None, columns
+        self.tensors = set()
+
+    def _require_rows(self, columns: Batch) -> None:
         for path, column in leaves(columns):
             if len(column) != self.size:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
-        self._packed, self._fields, self._stage, self._usual, self.columns = None, {}, None, None, columns
-        self.tensors = set()
 
     # -- allocation -------------------------------------------------------------------------------------------------
 
@@ -331,6 +334,7 @@ class Storage:
 
     def load(self, columns: Batch) -> None:
         """Copy whole columns of ``size`` rows in, packed as if they had been written row by row."""
+        self._require_rows(columns)
         self.columns, self._packed, self._fields, self._stage, self._usual = Batch(), None, {}, None, None
         if columns.__dict__:
             self.write(slice(0, self.size), columns)

@@ -15,12 +15,13 @@ RUNS = {
     "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
     "own_loop.py": "--steps 600 --warmup 300",
     "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
-    "actor_critic_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
-    "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "actor_critic_mujoco.py": "--algo crossq --task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 "
+    "--start-timesteps 200 --buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
     "atari/dqn_atari.py": "--algo iqn --epochs 1 --steps-per-epoch 40 --learning-starts 20 --buffer-size 100 "
     "--train-envs 1 --max-frames 40",
     "her_reach.py": "--epochs 1 --steps-per-epoch 300",
     "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
+    "branching_dqn.py": "--epochs 1 --steps-per-epoch 300",
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
 }
@@ -67,6 +68,7 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ("actor_critic_mujoco.py", "mujoco"),
         ("her_reach.py", "gymnasium"),
         ("discrete_sac_cartpole.py", "gymnasium"),
+        ("branching_dqn.py", "gymnasium"),
         ("dqn_lunarlander.py", "Box2D"),
         ("value_based_cartpole.py", "gymnasium"),
     ],
@@ -101,3 +103,8 @@ def test_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert end.value.code == 0
     assert "--seed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
+def test_an_example_has_fewer_than_100_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 100

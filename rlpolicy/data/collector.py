@@ -18,9 +18,14 @@ from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.stats import CollectStats, CollectStatsBase
 from rlpolicy.data.types import Policy
 from rlpolicy.data.utils.converter import to_numpy
+from rlpolicy.data.utils.random_actions import sample_steps
 from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, stack_rows, take_rows, zero_rows
+from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.utils.errors import InvalidArgument
+
+MAX_DRAWN = 1000
+"""Steps for which random actions are drawn at once."""
 
 __all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
 
@@ -67,6 +72,10 @@ class Collector:
         truncated, info, policy,
         env_id, act`` (those it has parameters for) after a step; the dict or Batch it returns replaces these entries.
     :param exploration_noise: apply ``policy.exploration_noise`` to the actions.
+    :param reward_shaper: changes rewards before they are stored: called with the rewards (k,) of a step, and with
+        those of ``obs, act, obs_next, terminated, truncated, done, info, policy, env_id`` that it names as further
+        parameters; returns rewards of the same shape. What :meth:`collect` reports are returns of the environments'
+        own rewards.
     :param check_finite: raise a ValueError that names environment, key and step when an observation, reward or
         action is NaN or
         infinite, before anything is stored.
@@ -85,6 +94,7 @@ class Collector:
         exploration_noise: bool = False,
         *,
         check_finite: bool = True,
+        reward_shaper: RewardShaper | None = None,
     ) -> None:
         self.env = as_vector_env(env)
         self.env_num = len(self.env)
@@ -93,9 +103,13 @@ class Collector:
         self.preprocess_fn = preprocess_fn
         self.exploration_noise = exploration_noise
         self.check_finite = check_finite
+        self._shaped = None if reward_shaper is None else ShapedRewards(reward_shaper, self.env_num)
         self._hook_names = _parameter_names(preprocess_fn)
         self._action_space = self.env.action_space
+        self._all = np.arange(self.env_num)
         self._ready: Ready | None = None
+        self._drawn: list[Any] = []
+        """Random actions for the next steps, the last step's first."""
         self._restarts_told = 0
         self.reset_stat()
 
@@ -151,14 +165,17 @@ class Collector:
     def reset_buffer(self, keep_statistics: bool = False) -> None:
         """Empty the buffer; ``keep_statistics`` lets running episodes' return and length go on."""
         self.buffer.reset(keep_statistics=keep_statistics)
+        if self._shaped is not None and not keep_statistics:
+            self._shaped.reset()
 
     def reset_env(self, gym_reset_kwargs: dict[str, Any] | None = None) -> None:
         """Reset all environments; episodes that were running are cut (stored as truncated)."""
         if self._ready is not None:
             self.buffer.end_episodes(np.arange(self.env_num))
-        ids = np.arange(self.env_num)
-        obs, info = self._reset_rows(ids, gym_reset_kwargs)
-        self._ready = Ready(ids, obs, info, None)
+        if self._shaped is not None:
+            self._shaped.reset()
+        obs, info = self._reset_rows(self._all, gym_reset_kwargs)
+        self._ready = Ready(self._all, obs, info, None)
 
     def _reset_rows(self, ids: np.ndarray, gym_reset_kwargs: dict[str, Any] | None) -> tuple[Any, Batch]:
         """Start new episodes in some environments: their first observations and infos."""
@@ -215,12 +232,13 @@ class Collector:
         if n_episode is not None and not self._is_async and n_episode < len(ready.ids):
             ready = _take(ready, np.arange(n_episode))
         steps, episodes = 0, 0
-        self._at_step = self.collect_step
+        self._at_step, self._drawn = self.collect_step, []
         returns: list[Any] = []
         lens: list[Any] = []
         with torch.set_grad_enabled(not no_grad):
             while True:
-                ready, outcome = self._step(ready, random, render, gym_reset_kwargs)
+                left = (1 if n_step is None or self._is_async else n_step - steps) if random else 0
+                ready, outcome = self._step(ready, left, render, gym_reset_kwargs)
                 steps += outcome.stored
                 self._at_step += outcome.stored
                 if outcome.ended is not None:
@@ -254,10 +272,10 @@ class Collector:
             )
 
     def _step(
-        self, ready: Ready, random: bool, render: float | None, gym_reset_kwargs: dict[str, Any] | None
+        self, ready: Ready, left: int, render: float | None, gym_reset_kwargs: dict[str, Any] | None
     ) -> tuple[Ready, Outcome]:
         """One step of the ready environments: act, step, store, reset those that finish."""
-        frame, action = self._act(ready, random)
+        frame, action = self._act(ready, left)
         ids, frame, results = self._send(ready.ids, frame, action)
         state = frame.__dict__.pop("state", None)
         fresh = getattr(self.env, "reset_rows", None)
@@ -296,12 +314,15 @@ class Collector:
         if render:
             self.env.render()
             time.sleep(render)
+        if self._shaped is not None:
+            self._shaped(ids, frame.__dict__)
         _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=ids)
         if True not in done.tolist():
             return Ready(ids, obs_next, info, state), Outcome(len(ids))
         ended = np.flatnonzero(done)
+        returns = ep_rew[ended] if self._shaped is None else self._shaped.end(ids[ended])
         obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
-        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, ep_rew[ended], ep_len[ended])
+        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, returns, ep_len[ended])
 
     def _store_some(
         self,
@@ -319,6 +340,8 @@ class Collector:
         """
         began, kept = np.flatnonzero(fresh), np.flatnonzero(~fresh)
         self._buffer.end_episodes(ids[began])
+        if self._shaped is not None:
+            self._shaped.end(ids[began])
         if self.exploration_noise:
             self._restart_noise(began)
         rows = as_rows(results[0])
@@ -335,14 +358,17 @@ class Collector:
         obs = put_rows(spread_rows(obs, began, n), kept, others.obs)
         return Ready(ids, obs, put_rows(spread_rows(info, began, n), kept, others.info), state), outcome
 
-    def _act(self, ready: Ready, random: bool) -> tuple[Batch, Any]:
-        """What is stored of this step so far (obs, act, policy, state), and the action for the environments."""
+    def _act(self, ready: Ready, left: int) -> tuple[Batch, Any]:
+        """What is stored of this step so far (obs, act, policy, state), and the action for the environments.
+
+        :param left: random actions, for about so many more transitions; 0: the policy's.
+        """
         frame: dict[str, Any] = {"obs": ready.obs}
-        if random:
-            sampled = [self._action_space[i].sample() for i in ready.ids.tolist()]
-            act = self.policy.map_action_inverse(as_rows(stack_rows(sampled)))
-            act = as_rows(act) if isinstance(act, list) else to_numpy(act)
-            frame["policy"] = Batch()
+        if left:
+            if not self._drawn:
+                self._drawn = self._draw(ready.ids, left)
+            act = self._drawn.pop()
+            frame["policy"] = Batch.wrap({})
         else:
             batch = Batch.wrap({"obs": ready.obs, "info": ready.info})
             result = self.policy(batch, ready.state)
@@ -351,7 +377,7 @@ class Collector:
             if self.exploration_noise:
                 act = self.policy.exploration_noise(act, batch)
             extra = result.get("policy", None)
-            extra = Batch() if extra is None else extra
+            extra = Batch.wrap({}) if extra is None else extra
             state = result.get("state", None)
             if state is not None:
                 extra.hidden_state = state
@@ -362,18 +388,32 @@ class Collector:
         frame["act"] = act
         return Batch.wrap(frame), self.policy.map_action(act)
 
+    def _draw(self, ids: np.ndarray, left: int) -> list[Any]:
+        """Random actions of the environments in the steps that ``left`` transitions take; those of the last step first.
+
+        They are the ones that the action spaces would give step by step.
+        """
+        spaces = [self._action_space[i] for i in ids.tolist()]
+        count = min(-(-left // len(ids)), MAX_DRAWN)
+        steps = sample_steps(spaces, count) if count > 1 else None
+        if steps is not None:
+            act = to_numpy(self.policy.map_action_inverse(steps.reshape(-1, *steps.shape[2:])))
+            return list(act.reshape(*steps.shape[:2], *act.shape[1:]))[::-1]
+        act = self.policy.map_action_inverse(as_rows(stack_rows([space.sample() for space in spaces])))
+        return [as_rows(act) if isinstance(act, list) else to_numpy(act)]
+
     def _send(self, ids: np.ndarray, frame: Batch, action: Any) -> tuple[np.ndarray, Batch, tuple[Any, ...]]:
         """Step the environments: whose results these are, what they had been asked, and the results."""
-        return ids, frame, self.env.step(action, ids)
+        return ids, frame, self.env.step(action, None if ids is self._all else ids)
 
     @staticmethod
     def _info_columns(infos: Any, ids: np.ndarray) -> Batch:
         """The infos of a step as columns."""
-        if all(
-            len(info) == 1 and "env_id" in info for info in infos
-        ):  # environments that say nothing: only the id that was added
-            return Batch.wrap({"env_id": ids.copy()})
-        return stack_dicts(list(infos))
+        items = list(infos)
+        for info in items:
+            if len(info) != 1 or "env_id" not in info:
+                return stack_dicts(items)
+        return Batch.wrap({"env_id": ids.copy()})  # environments that say nothing: only the id that was added
 
     def _restart(
         self,
@@ -440,8 +480,11 @@ class Collector:
     def _require_finite(self, key: str, value: Any, ids: np.ndarray) -> None:
         """Raise when a float array (or tree of arrays) of one row per environment holds NaN or inf."""
         if type(value) is np.ndarray:
+            if value.dtype.kind != "f":
+                return
             # one dot product is the cheapest look at all numbers; an overflow of it is looked at again below
-            if value.dtype.kind != "f" or isfinite(np.vdot(value, value)):
+            flat = value.ravel()
+            if isfinite(flat.dot(flat)):
                 return
             bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
             if bad.any():

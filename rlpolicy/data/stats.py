@@ -79,7 +79,7 @@ class InfoStats(DataclassPPrintMixin):
     best_reward_std: float
     """Population standard deviation of the returns in the best test."""
     train_step: int
-    """Environment steps of training so far."""
+    """Environment steps of training so far; frames, with the trainer's ``frame_skip``."""
     train_episode: int
     """Episodes of training that ended so far."""
     test_step: int

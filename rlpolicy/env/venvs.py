@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpolicy.env.episode import Replay
 from rlpolicy.env.utils import (
     ENV_TYPE,
     Ids,
@@ -242,6 +243,37 @@ class BaseVectorEnv:
 
     def _seed(self, seeds: list[int | None]) -> list[list[int | None] | None]:
         return [worker.seed(seed) for worker, seed in zip(self.workers, seeds, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` needs to go on in the running episodes, beside the actions.
+
+        :return: ``envs``: of each environment its state, None where it cannot be restored.
+        :raises InvalidArgument: an environment is still stepping.
+        """
+        return {"envs": [self.workers[i].episode_state() for i in self._idle(None)]}
+
+    def load_state_dict(self, state: dict[str, Any], actions: Sequence[Sequence[Any] | None]) -> list[Replay | str]:
+        """Put the environments where :meth:`state_dict` found them, see :class:`~rlpolicy.env.episode.Episode`.
+
+        :param actions: of each environment what it got since its episode began; None where that is not known.
+        :return: of each environment what it said again, or why it is not restored (and must be reset).
+        """
+        self._idle(None)
+        return [
+            self._restore(worker, env_state, env_actions)
+            for worker, env_state, env_actions in zip(self.workers, state["envs"], actions, strict=True)
+        ]
+
+    @staticmethod
+    def _restore(worker: EnvWorker, state: dict[str, Any] | None, actions: Sequence[Any] | None) -> Replay | str:
+        if state is None:
+            return "its state is not known"
+        if actions is None and "own" not in state:
+            return "its actions are not all in the buffer"
+        try:
+            return worker.restore_episode(state, () if actions is None else actions)
+        except Exception as error:  # of the environment, whatever it may be: its episode is over, the run is not
+            return f"{type(error).__name__}: {error}"
 
     def render(self, **kwargs: Any) -> list[Any]:
         """``env.render(**kwargs)`` of each environment.

@@ -3,8 +3,32 @@
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpolicy.data.buffer.base import ReplayBuffer
+
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
+
+
+def follow_steps(
+    buffer: ReplayBuffer, indices: NDArray[np.int64], gamma: float, n_step: int
+) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+    """The parts of n-step targets y = R + f V that rewards alone give, and whose next observation V belongs to.
+
+    Steps are followed with ``buffer.next`` and stop at the end of the episode or at the newest row; the exponent of
+    gamma is the number of steps that were really taken.
+
+    :param indices: (B,) rows of the buffer.
+    :return: R, the discounted reward; f, gamma to the number of steps, and 0 behind termination; the rows of the last
+        steps; each (B,).
+    """
+    rows = [np.asarray(indices)]
+    going = np.ones((n_step, len(indices)), np.bool_)
+    for k in range(1, n_step):
+        rows.append(buffer.next(rows[-1]))  # stays where it is at the end of an episode and at the newest row
+        going[k] = going[k - 1] & (rows[k] != rows[k - 1])
+    rew_sum, factor = nstep_return(np.asarray(buffer.rew)[np.stack(rows)], going, gamma)
+    factor *= ~np.asarray(buffer.terminated[rows[-1]], np.bool_)
+    return rew_sum, factor, rows[-1]
 
 
 def nstep_return(rew: FloatArray, going: BoolArray, gamma: float) -> tuple[FloatArray, FloatArray]:

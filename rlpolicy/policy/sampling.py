@@ -23,7 +23,9 @@ def log_tanh_slope(u: Tensor) -> Tensor:
     return 2.0 * (math.log(2.0) - u + F.logsigmoid(2.0 * u))
 
 
-def squashed_gaussian(mu: Tensor, sigma: Tensor, sample: bool = True) -> tuple[Tensor, Tensor]:
+def squashed_gaussian(
+    mu: Tensor, sigma: Tensor, sample: bool = True, noise: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """a = tanh(u) with u ~ N(μ, σ²), and its log-density (Haarnoja et al., arXiv:1801.01290, appendix C)::
 
         log π(a) = Σ_i log N(u_i; μ_i, σ_i) - log(1 - tanh²u_i)
@@ -33,12 +35,13 @@ def squashed_gaussian(mu: Tensor, sigma: Tensor, sample: bool = True) -> tuple[T
     :param mu: (B, A).
     :param sigma: (B, A), positive.
     :param sample: False: u = μ.
+    :param noise: ε, (B, A); None: drawn here.
     :return: the action in [-1, 1], (B, A), and its log-density, (B, 1).
     """
     u = mu
     log_density = -sigma.log() - 0.5 * math.log(2.0 * math.pi)
     if sample:
-        noise = torch.randn_like(mu)
+        noise = torch.randn_like(mu) if noise is None else noise
         u = mu + sigma * noise
         log_density = log_density - 0.5 * noise.square()
     return torch.tanh(u), (log_density - log_tanh_slope(u)).sum(dim=-1, keepdim=True)

@@ -23,6 +23,8 @@ class OfflineTrainer(BaseTrainer):
         self._check_no_offpolicy_options()
         if self.train_collector is not None:
             raise ValueError("OfflineTrainer collects nothing: give no train_collector")
+        if self.frame_skip != 1:
+            raise ValueError(f"frame_skip={self.frame_skip}: OfflineTrainer steps no environments")
         if self.buffer is None or not len(self.buffer):
             raise ValueError("OfflineTrainer needs a buffer that holds transitions")
 

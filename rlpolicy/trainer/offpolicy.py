@@ -38,6 +38,12 @@ class OffpolicyTrainer(BaseTrainer):
         self._updates_per_step = Fraction(self.update_per_step).limit_denominator(1_000_000)
         self._owed = Fraction(0)
 
+    def _own_state(self) -> dict[str, Any]:
+        return {"owed": [self._owed.numerator, self._owed.denominator]}
+
+    def _load_own_state(self, state: dict[str, Any]) -> None:
+        self._owed = Fraction(*state["owed"])
+
     def _collect(self, collector: Collector) -> CollectStats:
         return collector.collect(
             n_step=self.step_per_collect,
@@ -95,6 +101,7 @@ def offpolicy_trainer(
     learning_starts: int = 0,
     gradient_steps_per_collect: int | None = None,
     episode_per_collect: int | None = None,
+    frame_skip: int = 1,
 ) -> InfoStats:
     """Train to the end: ``OffpolicyTrainer(...).run()`` in the argument order of Tianshou 0.5.
 

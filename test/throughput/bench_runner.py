@@ -17,6 +17,7 @@ BENCH = Path(__file__).resolve().parents[3] / "shared" / "bench"
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Options beside those of every runner."""
     parser.add_argument("--bench", default=str(BENCH), help="folder with common.py")
+    parser.add_argument("--compile", action="store_true", help="call policy.compile()")
 
 
 def bench_folder(argv: list[str]) -> str:
@@ -46,13 +47,15 @@ def main() -> None:
     envs = DummyVectorEnv([lambda i=i: meter.make_env(i) for i in range(work.n_envs)])
     envs.seed(args.seed)
     policy = build_policy(work, envs.observation_space[0].shape, envs.action_space[0], torch, np)
-    learn = policy.learn
+    update = policy.update
 
     def counted(*args: Any, **kwargs: Any) -> Any:
         done["updates"] += 1
-        return learn(*args, **kwargs)
+        return update(*args, **kwargs)
 
-    policy.learn = counted
+    policy.update = counted
+    if args.compile:
+        policy.compile()
     buffer = VectorReplayBuffer(work.buffer, work.n_envs, obs_dtype="float32", seed=args.seed)
     collector = Collector(policy, envs, buffer, exploration_noise=True)
     meter.begin()

@@ -14,10 +14,10 @@ from typing import Any, Literal, NamedTuple
 
 import cloudpickle
 
+from rlpolicy.env.episode import Episode, Replay
 from rlpolicy.env.utils import (
     ENV_TYPE,
     CloudpickleWrapper,
-    checked_reset,
     get_attribute,
     seed_env,
     set_attribute,
@@ -65,6 +65,7 @@ class _Server:
         self.env_ids = env_ids
         self.columns = columns
         self.envs: list[Any] = []
+        self.episodes: list[Episode] = []
         self.current = 0
 
     def run(self, conn: "Connection[Any, Any]", env_fns: Sequence[Callable[[], ENV_TYPE]]) -> None:
@@ -99,6 +100,7 @@ class _Server:
         for self.current, env_fn in enumerate(env_fns):
             env: Any = env_fn()
             self.envs.append(env)
+            self.episodes.append(Episode(env))
             found.append((getattr(env, "observation_space", None), getattr(env, "action_space", None)))
         return found
 
@@ -129,7 +131,7 @@ class _Server:
         results = []
         for k, kw in zip(ks, kwargs, strict=True):
             self.current = k
-            obs, info = checked_reset(self.envs[k].reset(**kw))
+            obs, info = self.episodes[k].reset(kw)
             shared = self.columns is not None and self.columns.write_obs(self.env_ids[k], obs)
             results.append((shared, None if shared else obs, info))
         return results
@@ -138,8 +140,21 @@ class _Server:
         result = []
         for k, seed in zip(ks, seeds, strict=True):
             self.current = k
+            self.episodes[k].forget()
             result.append(seed_env(self.envs[k], seed))
         return result
+
+    def episode_state(self, k: int) -> dict[str, Any] | None:
+        self.current = k
+        return self.episodes[k].state()
+
+    def restore_episode(self, k: int, state: dict[str, Any], actions: Sequence[Any]) -> Replay | str:
+        """What came out, or why it did not work: that ends the episode, not the worker."""
+        self.current = k
+        try:
+            return self.episodes[k].restore(state, actions)
+        except Exception as error:
+            return f"{type(error).__name__}: {error}"
 
     def get(self, k: int, key: str) -> Any:
         self.current = k
@@ -548,6 +563,19 @@ class SubprocEnvWorker(EnvWorker):
         """Seed the parent's copy of the action space."""
         if self._spaces["action_space"] is not None:
             self._spaces["action_space"].seed(seed)
+
+    def episode_state(self) -> dict[str, Any] | None:
+        self.process.send("episode_state", self.index)
+        state: dict[str, Any] | None = self.process.recv()
+        return state
+
+    def restore_episode(self, state: dict[str, Any], actions: Sequence[Any]) -> Replay:
+        self.process.send("restore_episode", self.index, state, actions)
+        result = self.process.recv()
+        if isinstance(result, str):
+            raise ValueError(result)
+        replay: Replay = result
+        return replay
 
     def render(self, **kwargs: Any) -> Any:
         self.process.send("render", self.index, kwargs)

@@ -96,6 +96,8 @@ class Critic(DeviceModule):
         the action is joined with its features; so an actor's preprocess network can be shared.
     :param obs_key: for observations with keys: the entry, or the entries to join, that the critic sees.
     :param num_quantiles: M, how many quantiles of the return are given in place of its mean, e.g. for TQC.
+    :param action_shape: with ``apply_preprocess_net_to_obs_only``: A, if the number of features of ``preprocess_net``
+        does not count the action.
     """
 
     def __init__(
@@ -110,12 +112,16 @@ class Critic(DeviceModule):
         *,
         obs_key: ObsKey = None,
         num_quantiles: int = 1,
+        action_shape: TActionShape = 0,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess_net
         self.output_dim = num_quantiles
+        n_actions = size_of(action_shape)
+        if n_actions and not apply_preprocess_net_to_obs_only:
+            raise InvalidArgument("action_shape is for apply_preprocess_net_to_obs_only=True: Net(..., concat=True)")
         self.last = MLP(
-            get_output_dim(preprocess_net, preprocess_net_output_dim),
+            get_output_dim(preprocess_net, preprocess_net_output_dim) + n_actions,
             num_quantiles,
             hidden_sizes,
             device=device,
@@ -133,11 +139,11 @@ class Critic(DeviceModule):
         if self.apply_preprocess_net_to_obs_only:
             x = flat(output_and_state(self.preprocess(obs), None)[0])
             if act is not None:
-                x = torch.cat([x, flat(as_input(act, self.device))], dim=1)
+                x = torch.cat([x, flat(as_input(act, self.device, self.dtype))], dim=1)
             return self.last(x)  # type: ignore[no-any-return]
-        x = flat(as_input(obs, self.device))
+        x = flat(as_input(obs, self.device, self.dtype))
         if act is not None:
-            x = torch.cat([x, flat(as_input(act, self.device))], dim=1)
+            x = torch.cat([x, flat(as_input(act, self.device, self.dtype))], dim=1)
         return self.last(output_and_state(self.preprocess(x), None)[0])  # type: ignore[no-any-return]
 
 
@@ -301,7 +307,7 @@ class RecurrentActorProb(DeviceModule):
 
         :param state: ``hidden`` and ``cell``, each (B, layers, H), in a dict or Batch; None: zeros.
         """
-        x = as_input(obs, self.device)
+        x = as_input(obs, self.device, self.dtype)
         if x.dim() == 2:
             x = x.unsqueeze(1)
         out, (hidden, cell) = self.nn(x, lstm_state(state, self.device))
@@ -341,7 +347,7 @@ class RecurrentCritic(DeviceModule):
 
     def forward(self, obs: ArrayLike, act: ArrayLike | None = None, info: Any = None) -> Tensor:
         """(B, T, O), (B, A) -> (B, 1)."""
-        x = as_input(obs, self.device)
+        x = as_input(obs, self.device, self.dtype)
         if x.dim() != 3:
             raise InvalidArgument(
                 f"observations must have shape (batch, time, features), got {tuple(x.shape)}: "
@@ -349,7 +355,7 @@ class RecurrentCritic(DeviceModule):
             )
         features = self.nn(x)[0][:, -1]
         if act is not None:
-            features = torch.cat([features, flat(as_input(act, self.device))], dim=1)
+            features = torch.cat([features, flat(as_input(act, self.device, self.dtype))], dim=1)
         return self.fc2(features)  # type: ignore[no-any-return]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rlpolicy.utils.net import batched, common, continuous, discrete
+from rlpolicy.utils.net import batched, discrete
 from rlpolicy.utils.net.batched import q_values
 from rlpolicy.utils.net.common import MLP, EnsembleLinear, Net
 from rlpolicy.utils.net.continuous import Critic
@@ -37,15 +37,6 @@ def is_batched(critics: Any) -> bool:
     return one.data_ptr() + one.numel() * one.element_size() == two.data_ptr()
 
 
-@pytest.fixture
-def _float64(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The library's networks convert their input to float32; here not."""
-    for module in (batched, common, continuous, discrete):
-        if hasattr(module, "as_input"):
-            monkeypatch.setattr(module, "as_input", lambda x, device: torch.as_tensor(x, dtype=torch.float64))
-
-
-@pytest.mark.usefixtures("_float64")
 @pytest.mark.parametrize("n", [2, 3])
 @pytest.mark.parametrize(
     "make",
@@ -79,7 +70,6 @@ def test_values_and_gradients_are_those_of_separate_critics(make: Callable[[], C
             assert p.grad.stride() == p.stride()
 
 
-@pytest.mark.usefixtures("_float64")
 def test_discrete_critics() -> None:
     together = [q_critic().double(), q_critic().double()]
     alone = copy.deepcopy(together)

@@ -1,0 +1,256 @@
+"""Updates on flat parameter vectors: what all algorithms share.
+
+Shapes: B batch, O observation, A action, n actions.
+"""
+
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.stats import TrainingStats
+from rlpolicy.policy.returns import follow_steps
+from rlpolicy.utils.fused.chain import Chain, NotAChain
+from rlpolicy.utils.fused.flat import Flat, FlatAdam, why_not
+from rlpolicy.utils.fused.mlp import Mlp
+from rlpolicy.utils.fused.native import Kernels
+from rlpolicy.utils.net.inputs import flat
+
+
+class Minibatch(NamedTuple):
+    """A minibatch as tensors of the networks' dtype; y = rew + factor V(obs_next)."""
+
+    obs: Tensor
+    """(B, O)"""
+    act: Tensor
+    """(B, A), or (B,) int64"""
+    rew: Tensor
+    """Sum of up to n discounted rewards, (B,)."""
+    factor: Tensor
+    """γ to the number of those rewards, 0 after termination, (B,)."""
+    obs_next: Tensor
+    """After the last of them, (B, O)."""
+    weight: Tensor | None
+    """Importance weights, (B,)."""
+
+
+class Trained:
+    """A vector of parameters and the Adam that trains it."""
+
+    def __init__(self, name: str, flat: Flat, optim: Optimizer, kernels: Kernels | None) -> None:
+        self.name, self.flat = name, flat
+        self.adam = FlatAdam(optim, flat, kernels)
+        self.old: Mlp | None = None
+
+    @property
+    def bound(self) -> bool:
+        """Whether policy and optimiser still have the parameters and the state that are computed here."""
+        return self.flat.bound and self.adam.bound and (self.old is None or self.old.flat.bound)
+
+    def bind(self) -> None:
+        """Take over what the policy and the optimiser have."""
+        self.flat.bind()
+        self.adam.bind()
+        if self.old is not None:
+            self.old.flat.bind()
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that an update changes."""
+        changed = {"weights": self.flat.data, "exp_avg": self.adam.exp_avg, "exp_avg_sq": self.adam.exp_avg_sq}
+        changed["steps"] = self.adam.steps
+        if self.old is not None:
+            changed["lagged weights"] = self.old.flat.data
+        return {f"{self.name}: {what}": vector for what, vector in changed.items()}
+
+
+class Learner(Trained):
+    """A network that is a chain of layers, its Adam, and its lagged copy, if it has one.
+
+    :raises ValueError: the network or the optimiser is of a kind that cannot be fused.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        chain: Callable[[Any], Chain],
+        net: nn.Module,
+        optim: Optimizer,
+        old: nn.Module | None,
+        kernels: Kernels | None,
+    ) -> None:
+        layers = chain(net)
+        reason = why_not(optim, [owner[key] for owner, key in layers.places])
+        if reason is not None:
+            raise NotAChain(f"{name}: {reason}")
+        self.net = Mlp(layers, kernels)
+        super().__init__(name, self.net.flat, optim, kernels)
+        self.old = None if old is None else Mlp(chain(old), kernels)
+
+    @property
+    def target(self) -> Mlp:
+        """The network that values next states: the lagged copy, or the network itself without one."""
+        return self.net if self.old is None else self.old
+
+    def descend(self, d: Tensor, max_grad_norm: float | None, tau: float = 0.0) -> None:
+        """One step from d, the gradient of the last forward pass's outputs, (B, U) or (B,); the copy follows by τ."""
+        self.net.backward(d.view(len(d), -1), self.adam.grad)
+        follower = None if self.old is None or tau == 0.0 else self.old.flat
+        self.adam.step(follower, tau, max_grad_norm)
+
+
+class FusedUpdate(ABC):
+    """One algorithm's update without autograd, for one policy.
+
+    Not part of copies or files of the policy: these are eager until their own ``compile()``.
+
+    :raises ValueError: in the constructor, with the reason why the policy's networks or optimisers cannot be fused.
+    """
+
+    n_step = "estimation_step"
+    """The policy's name for the n of its targets."""
+
+    def __init__(self, policy: Any, trained: list[Trained]) -> None:
+        self.policy, self.trained = policy, trained
+        self.again: Callable[[], Any] = policy.compile
+        """How the policy was compiled, for when it has become another one."""
+        self._calls: list[tuple[nn.Module, Callable[..., Any]]] = []
+        self._said: set[str] = set()
+        self._parts = [
+            (owner, name, part)
+            for owner in (policy._modules, policy.__dict__)
+            for name, part in owner.items()
+            if isinstance(part, nn.Module | Optimizer)
+        ]
+        vectors = [part.flat.data for part in trained]
+        self.dtype = vectors[0].dtype
+        self._numpy_dtype = np.float32 if self.dtype is torch.float32 else np.float64
+        params = [id(p) for part in trained for p in part.flat.params]
+        if len(set(params)) < len(params):
+            raise NotAChain("two networks share parameters")
+        if any(not vector.is_cpu or vector.dtype != self.dtype for vector in vectors):
+            raise NotAChain("the networks are not all on the CPU and of one dtype")
+
+    def __deepcopy__(self, memo: Any) -> None:
+        return None
+
+    def __reduce__(self) -> Any:
+        return type(None), ()
+
+    @abstractmethod
+    def step(self, data: Minibatch) -> tuple[TrainingStats, Tensor]:
+        """Update everything as the policy's ``process_fn`` and ``learn`` would: the stats, and the TD errors (B,)."""
+
+    def takes(self, batch: Batch, kwargs: dict[str, Any]) -> bool:
+        """Whether an update can be computed here; others are for the eager one, which is said once.
+
+        A policy whose networks or optimisers are other ones by now is compiled again.
+        """
+        try:
+            self.bind()
+        except ValueError:
+            self.again()
+            return self.policy._compiled is not None and bool(self.policy._compiled.takes(batch, kwargs))
+        if kwargs:
+            return self._leave(f"learn() is given {', '.join(kwargs)}")
+        if not isinstance(batch.obs, np.ndarray | Tensor):
+            return self._leave("observations are not plain arrays, but have keys or masks")
+        return True
+
+    def _leave(self, reason: str) -> bool:
+        if reason not in self._said:
+            self._said.add(reason)
+            warnings.warn(f"an update of a compiled policy is eager: {reason}", UserWarning, stacklevel=4)
+        return False
+
+    def bind(self) -> None:
+        """Take over parameters and optimiser states that were replaced since the last update.
+
+        :raises ValueError: they cannot be, or whole networks or optimisers of the policy were replaced.
+        """
+        if any(owner.get(name) is not part for owner, name, part in self._parts):
+            raise ValueError("the policy has other networks or optimisers than before")
+        for trained in self.trained:
+            if not trained.bound:
+                trained.bind()
+
+    def __call__(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> TrainingStats:
+        """In the place of ``process_fn`` and ``learn``; leaves the TD errors as ``batch.weight``."""
+        with torch.no_grad():
+            stats, batch.weight = self.step(self._minibatch(batch, buffer, indices))
+        return stats
+
+    def _minibatch(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Minibatch:
+        data = batch.__dict__
+        obs_next = data["obs_next"]
+        n_step = getattr(self.policy, self.n_step)
+        if n_step == 1:
+            rew, factor = data["rew"], np.where(data["terminated"], 0.0, self.policy.gamma)
+        else:
+            rew, factor, last = follow_steps(buffer, indices, self.policy.gamma, n_step)
+            obs_next = buffer.get(last, "obs_next")
+        act = torch.as_tensor(data["act"])
+        weight = data.get("weight")
+        return Minibatch(
+            flat(self._tensor(data["obs"])),
+            flat(act.to(self.dtype)) if act.is_floating_point() else act.to(torch.int64),
+            self._tensor(rew),
+            self._tensor(factor),
+            flat(self._tensor(obs_next)),
+            None if weight is None else self._tensor(weight),
+        )
+
+    def _tensor(self, values: Any) -> Tensor:
+        if type(values) is np.ndarray:  # numpy converts numbers in a third of torch's time
+            return torch.from_numpy(values if values.dtype == self._numpy_dtype else values.astype(self._numpy_dtype))
+        return torch.as_tensor(values, dtype=self.dtype, device="cpu")
+
+    def speed_up(self, module: nn.Module, net: Mlp, finish: Callable[[Tensor], Any]) -> None:
+        """Let calls of a module that record no gradients, as those of a collector, be computed by its flat twin.
+
+        They are so from :meth:`begin_acting` on. Copies and files of the module know nothing of it: this is torch's own
+        place for a module's compiled call.
+
+        :param finish: what the module returns besides the state, of the chain's output, (B, U), to be copied.
+        """
+
+        def call(obs: Any, state: Any = None, info: Any = None) -> Any:
+            if torch.is_grad_enabled() or not isinstance(obs, np.ndarray | Tensor) or not net.flat.bound:
+                return module._call_impl(obs, state=state, info=info)  # type: ignore[no-untyped-call]
+            return finish(net(flat(self._tensor(obs)))), state
+
+        self._calls.append((module, call))
+
+    def begin_acting(self) -> None:
+        """Put what :meth:`speed_up` has prepared to use; not before, as eager updates, too, call networks so."""
+        for module, call in self._calls:
+            module._compiled_call_impl = call
+
+    def release(self) -> None:
+        """Leave the policy as it would be without; its parameters stay views."""
+        for module, _ in self._calls:
+            module._compiled_call_impl = None
+        for trained in self.trained:
+            trained.adam.release()
+
+    def restore(self, state: dict[str, Tensor]) -> None:
+        """Set everything that an update changes to what :meth:`state` had given."""
+        for name, vector in self.state().items():
+            vector.copy_(state[name])
+
+    def state(self) -> dict[str, Tensor]:
+        """Everything that an update changes, by name."""
+        return {name: vector for part in self.trained for name, vector in part.state().items()}
+
+
+def squared_error(td: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """L = 1/B Σ w δ² and its gradient by δ, 2 w δ / B."""
+    weighted = td if weight is None else weight * td
+    return torch.dot(weighted, td) / len(td), (2.0 / len(td)) * weighted

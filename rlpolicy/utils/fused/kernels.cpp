@@ -1,0 +1,225 @@
+// What a small network spends its time on, each in one call: a multi-layer perceptron forward and backward, and a
+// step of Adam over a flat vector of parameters. Matrix products are those of the BLAS inside torch.
+//
+// Arrays are row-major. A network's parameters lie in one vector: of each layer the weights (out, in), then the
+// biases (out). `spec` describes it: number of layers, sizes (layers + 1 numbers), activation behind each layer.
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <vector>
+#ifdef __SSE2__
+#include <immintrin.h>
+#endif
+
+extern "C" {
+void sgemm_(const char*, const char*, const int*, const int*, const int*, const float*, const float*, const int*,
+            const float*, const int*, const float*, float*, const int*);
+void dgemm_(const char*, const char*, const int*, const int*, const int*, const double*, const double*, const int*,
+            const double*, const int*, const double*, double*, const int*);
+}
+
+namespace {
+
+// Numbers below 1e-38 count as zero while one of these lives. Moments of units without a gradient decay into that
+// range, where a processor is a hundred times slower.
+struct FlushToZero {
+#ifdef __SSE2__
+  const unsigned before = _mm_getcsr();
+  FlushToZero() { _mm_setcsr(before | 0x8040); }
+  ~FlushToZero() { _mm_setcsr(before); }
+#endif
+};
+
+enum Activation { identity = 0, relu = 1, tanh_ = 2 };
+
+void gemm(const char* a, const char* b, int m, int n, int k, const float* A, int lda, const float* B, int ldb,
+          float* C, int ldc) {
+  const float one = 1, zero = 0;
+  sgemm_(b, a, &n, &m, &k, &one, B, &ldb, A, &lda, &zero, C, &ldc);  // BLAS is column-major: C' = B' A'
+}
+void gemm(const char* a, const char* b, int m, int n, int k, const double* A, int lda, const double* B, int ldb,
+          double* C, int ldc) {
+  const double one = 1, zero = 0;
+  dgemm_(b, a, &n, &m, &k, &one, B, &ldb, A, &lda, &zero, C, &ldc);
+}
+
+template <class T>
+T dot(const T* a, const T* b, int n) {
+  T sum = 0;
+#pragma omp simd reduction(+ : sum)
+  for (int i = 0; i < n; i++) sum += a[i] * b[i];
+  return sum;
+}
+
+struct Layers {
+  int n, widest = 0;
+  const int64_t *sizes, *activations;
+  explicit Layers(const int64_t* spec) : n(int(spec[0])), sizes(spec + 1), activations(spec + 2 + spec[0]) {
+    for (int l = 0; l <= n; l++) widest = std::max(widest, int(sizes[l]));
+  }
+  int in(int l) const { return int(sizes[l]); }
+  int out(int l) const { return int(sizes[l + 1]); }
+};
+
+// Outputs of all layers, one (rows, out) after the other, in `outs`.
+template <class T>
+void forward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* outs) {
+  const Layers net(spec);
+  for (int l = 0; l < net.n; l++) {
+    const int in = net.in(l), out = net.out(l);
+    const T *weight = p, *bias = p + in * out;
+    if (rows < 4 || out == 1) {  // too small for the product's own overhead
+      for (int r = 0; r < rows; r++)
+        for (int c = 0; c < out; c++) outs[r * out + c] = dot(x + int64_t(r) * ldx, weight + int64_t(c) * in, in);
+    } else {
+      gemm("N", "T", rows, out, in, x, ldx, weight, in, outs, out);
+    }
+    const auto activation = net.activations[l];
+    for (int r = 0; r < rows; r++) {
+      T* y = outs + int64_t(r) * out;
+      if (activation == relu)
+        for (int c = 0; c < out; c++) { const T v = y[c] + bias[c]; y[c] = v < 0 ? T(0) : v; }
+      else
+        for (int c = 0; c < out; c++) y[c] += bias[c];
+      if (activation == tanh_)
+        for (int c = 0; c < out; c++) y[c] = std::tanh(y[c]);
+    }
+    x = outs, ldx = out, outs += int64_t(rows) * out, p = bias + out;
+  }
+}
+
+// d <- d * activation'(.), written with the activation's output h; h's rows are chosen by `row`.
+template <class T>
+void through_activation(int64_t activation, T* d, const T* h, const int* row, int rows, int n) {
+  for (int r = 0; r < rows; r++) {
+    T* dr = d + int64_t(r) * n;
+    const T* hr = h + int64_t(row[r]) * n;
+    if (activation == relu)
+      for (int c = 0; c < n; c++) dr[c] = hr[c] > 0 ? dr[c] : T(0);
+    else if (activation == tanh_)
+      for (int c = 0; c < n; c++) dr[c] *= 1 - hr[c] * hr[c];
+  }
+}
+
+// From d, the gradient of the outputs (rows, out): gradients of all parameters into `grads`, or, where that is null,
+// of the input's columns from `first` on, added to dx. There only rows with a gradient are looked at.
+template <class T>
+void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs, const T* d_out, T* grads,
+              T* dx, int first, T* scratch) {
+  const Layers net(spec);
+  int64_t n_params = 0, n_outs = 0;
+  for (int l = 0; l < net.n; l++) n_params += int64_t(net.in(l) + 1) * net.out(l), n_outs += int64_t(rows) * net.out(l);
+  const int last = net.out(net.n - 1);
+  static thread_local std::vector<int> row;
+  row.clear();
+  T *d = scratch, *spare = scratch + int64_t(rows) * net.widest;
+  for (int r = 0; r < rows; r++) {
+    const T* from = d_out + int64_t(r) * last;
+    bool any = grads != nullptr;
+    for (int c = 0; c < last && !any; c++) any = from[c] != 0;
+    if (!any) continue;
+    for (int c = 0; c < last; c++) d[row.size() * last + c] = from[c];
+    row.push_back(r);
+  }
+  const int m = int(row.size());
+  if (m == 0) return;
+  const T* weight = p + n_params;
+  const T* h = outs + n_outs;
+  T* grad = grads ? grads + n_params : nullptr;
+  for (int l = net.n - 1; l >= 0; l--) {
+    const int in = net.in(l), out = net.out(l);
+    weight -= int64_t(in + 1) * out, h -= int64_t(rows) * out;
+    through_activation(net.activations[l], d, h, row.data(), m, out);
+    const T* input = l ? h - int64_t(rows) * in : x;
+    const int ld = l ? in : ldx;
+    if (grads) {
+      grad -= int64_t(in + 1) * out;
+      T* grad_bias = grad + int64_t(in) * out;
+      for (int c = 0; c < out; c++) grad_bias[c] = 0;
+      for (int r = 0; r < m; r++)
+        for (int c = 0; c < out; c++) grad_bias[c] += d[int64_t(r) * out + c];
+      if (out == 1) {
+        for (int c = 0; c < in; c++) grad[c] = 0;
+        for (int r = 0; r < m; r++)
+          for (int c = 0; c < in; c++) grad[c] += d[r] * input[int64_t(r) * ld + c];
+      } else {
+        gemm("T", "N", out, in, m, d, out, input, ld, grad, in);
+      }
+    }
+    if (l == 0) break;
+    if (out == 1) {
+      for (int r = 0; r < m; r++)
+        for (int c = 0; c < in; c++) spare[int64_t(r) * in + c] = d[r] * weight[c];
+    } else {
+      gemm("N", "N", m, in, out, d, out, weight, in, spare, in);
+    }
+    std::swap(d, spare);
+  }
+  if (!dx) return;
+  const int n = net.in(0) - first;
+  gemm("N", "N", m, n, net.out(0), d, net.out(0), weight + first, net.in(0), spare, n);
+  for (int r = 0; r < m; r++)
+    for (int c = 0; c < n; c++) dx[int64_t(row[r]) * n + c] += spare[int64_t(r) * n + c];
+}
+
+// Errors of Q-learning, δ = Q(s, a) - y with y = r + f Q'(s', argmax J(s')), the mean of their (weighted) squares or
+// Huber losses, and the gradient of that by Q(s, ·).
+template <class T>
+double q_error(int rows, int n, const T* q, const T* q_next, const T* judge, const int64_t* act, const T* rew,
+               const T* factor, const T* weight, int huber, T* d, T* error) {
+  double loss = 0;
+  for (int r = 0; r < rows; r++, q += n, q_next += n, judge += n, d += n) {
+    const auto best = std::max_element(judge, judge + n) - judge;
+    const T e = q[act[r]] - (rew[r] + factor[r] * q_next[best]);
+    const T slope = huber ? std::min(std::max(e, T(-1)), T(1)) : 2 * e;
+    const T w = weight ? weight[r] : T(1);
+    loss += w * (huber ? slope * (e - slope / 2) : e * e);
+    std::fill(d, d + n, T(0));
+    d[act[r]] = w * slope / rows;
+    error[r] = e;
+  }
+  return loss / rows;
+}
+
+// One step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1), in the order of torch's operations; `l2` adds to the
+// gradient, `decay` shrinks the parameters (AdamW). A target network, if any, follows: target += tau (p - target).
+template <class T>
+void adam(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double step, double lr, double beta1,
+          double beta2, double eps, double l2, double decay) {
+  const T size = T(lr / (1 - std::pow(beta1, step))), root = T(1 / std::sqrt(1 - std::pow(beta2, step)));
+  const T b1 = T(1 - beta1), b2 = T(beta2), c2 = T(1 - beta2), e = T(eps), w = T(l2), keep = T(1 - lr * decay), t = T(tau);
+#pragma omp simd
+  for (int64_t i = 0; i < n; i++) {
+    const T gi = g[i] + w * p[i];
+    m[i] += b1 * (gi - m[i]);
+    v[i] = b2 * v[i] + c2 * gi * gi;
+    p[i] = keep * p[i] - size * m[i] / (std::sqrt(v[i]) * root + e);
+  }
+  if (target)
+#pragma omp simd
+    for (int64_t i = 0; i < n; i++) target[i] += t * (p[i] - target[i]);
+}
+
+}  // namespace
+
+#define EXPORT(NAME, T)                                                                                              \
+  extern "C" void forward_##NAME(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* outs) {          \
+    const FlushToZero guard;                                                                                         \
+    forward<T>(spec, rows, p, x, ldx, outs);                                                                         \
+  }                                                                                                                  \
+  extern "C" void backward_##NAME(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs,     \
+                                  const T* d, T* grads, T* dx, int first, T* scratch) {                              \
+    const FlushToZero guard;                                                                                         \
+    backward<T>(spec, rows, p, x, ldx, outs, d, grads, dx, first, scratch);                                          \
+  }                                                                                                                  \
+  extern "C" double q_error_##NAME(int rows, int n, const T* q, const T* q_next, const T* judge, const int64_t* act,  \
+                                   const T* rew, const T* factor, const T* weight, int huber, T* d, T* error) {      \
+    return q_error<T>(rows, n, q, q_next, judge, act, rew, factor, weight, huber, d, error);                         \
+  }                                                                                                                  \
+  extern "C" void adam_##NAME(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double step, double lr, \
+                              double beta1, double beta2, double eps, double l2, double decay) {                     \
+    const FlushToZero guard;                                                                                         \
+    adam<T>(n, p, g, m, v, target, tau, step, lr, beta1, beta2, eps, l2, decay);                                     \
+  }
+EXPORT(f32, float)
+EXPORT(f64, double)

@@ -1,0 +1,126 @@
+"""A chain of layers, forward and backward, without autograd.
+
+Shapes: B rows, I inputs, U outputs.
+"""
+
+import torch
+from torch import Tensor
+
+from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.fused.chain import TANH, Chain
+from rlpolicy.utils.fused.flat import Flat
+from rlpolicy.utils.fused.native import Kernels, address
+
+
+class Mlp:
+    """A network computed from its flat parameters.
+
+    Outputs and what the backward pass needs lie in memory that the next call with as many rows overwrites.
+
+    :param kernels: None: torch does the work.
+    """
+
+    def __init__(self, chain: Chain, kernels: Kernels | None) -> None:
+        self.flat = Flat(chain.places)
+        self.dtype, self.n_in = self.flat.data.dtype, chain.layers[0].n_in
+        self._passes: _Torch | _Native
+        self._passes = _Torch(chain, self.flat) if kernels is None else _Native(chain, self.flat, kernels)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """(B, I) -> (B, U).
+
+        :raises ValueError: x has another number of columns.
+        """
+        if x.shape[1] != self.n_in:
+            raise InvalidArgument(f"the network takes {self.n_in} numbers per row, got {tuple(x.shape)}")
+        return self._passes.forward(x)
+
+    def backward(self, d: Tensor, grad: Tensor) -> None:
+        """The parameters' gradient, written to ``grad``, from d, that of the last call's outputs, (B, U)."""
+        self._passes.backward(d, grad, None, 0)
+
+    def input_gradient(self, d: Tensor, first: int, out: Tensor) -> None:
+        """Add the gradient of the inputs from column ``first`` on, (B, I - first), to ``out``.
+
+        Rows of d, (B, U), that are zero cost nothing.
+        """
+        self._passes.backward(d, None, out, first)
+
+
+class _Native:
+    """By ``kernels.cpp``. Vectors stay where they are, so their addresses are asked for once."""
+
+    def __init__(self, chain: Chain, flat: Flat, kernels: Kernels) -> None:
+        self.kernels = kernels
+        self.spec, self.data = chain.spec(), flat.data
+        self.where = address(self.spec), address(self.data)
+        self.units = [layer.n_out for layer in chain.layers]
+        self.widest = max(*self.units, chain.layers[0].n_in)
+        self.rooms: dict[int, _Room] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.stride(0) < x.shape[1] or x.stride(1) != 1:  # a BLAS takes rows that are apart, but no others
+            x = x.clone(memory_format=torch.contiguous_format)
+        self.x, rows = x, x.shape[0]
+        room = self.rooms.get(rows)
+        if room is None:
+            room = self.rooms[rows] = _Room(self.data, rows, self.units, self.widest)
+        spec, params = self.where
+        self.kernels.forward(spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at)
+        return room.last
+
+    def backward(self, d: Tensor, grad: Tensor | None, dx: Tensor | None, first: int) -> None:
+        x, d = self.x, d.contiguous()
+        rows = x.shape[0]
+        room = self.rooms[rows]
+        spec, params = self.where
+        self.kernels.backward(
+            spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at, d.data_ptr(), address(grad), address(dx),
+            first, room.scratch_at,
+        )  # fmt: skip
+
+
+class _Room:
+    """Memory for the outputs of all layers, of which ``last`` are the last, and for the backward pass."""
+
+    def __init__(self, like: Tensor, rows: int, units: list[int], widest: int) -> None:
+        self.outs, self.scratch = like.new_empty(rows * sum(units)), like.new_empty(2 * rows * widest)
+        self.last = self.outs[len(self.outs) - rows * units[-1] :].view(rows, units[-1])
+        self.outs_at, self.scratch_at = address(self.outs), address(self.scratch)
+
+
+class _Torch:
+    """The same by torch, for devices and machines without the kernels."""
+
+    def __init__(self, chain: Chain, flat: Flat) -> None:
+        self.flat, self.activations = flat, [layer.activation for layer in chain.layers]
+        self.shapes = [(layer.n_out, layer.n_in) for layer in chain.layers]
+        self.params = self.split(flat.data)
+
+    def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """(weights, biases) of each layer in a flat vector."""
+        sizes = [size for n_out, n_in in self.shapes for size in (n_out * n_in, n_out)]
+        parts = torch.split(vector, sizes)
+        return [(parts[2 * i].view(shape), parts[2 * i + 1]) for i, shape in enumerate(self.shapes)]
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.inputs: list[Tensor] = [x]
+        for (weight, bias), activation in zip(self.params, self.activations, strict=True):
+            h = torch.addmm(bias, self.inputs[-1], weight.t())
+            self.inputs.append(h if activation == 0 else h.tanh_() if activation == TANH else h.relu_())
+        return self.inputs[-1]
+
+    def backward(self, d: Tensor, grad: Tensor | None, dx: Tensor | None, first: int) -> None:
+        grads = None if grad is None else self.split(grad)
+        for i in reversed(range(len(self.params))):
+            h = self.inputs[i + 1]
+            if self.activations[i]:
+                d = d * (1 - h * h) if self.activations[i] == TANH else torch.where(h > 0, d, 0)
+            if grads is not None:
+                torch.mm(d.t(), self.inputs[i], out=grads[i][0])
+                torch.sum(d, 0, out=grads[i][1])
+            weight = self.params[i][0]
+            if i:
+                d = torch.mm(d, weight)
+            elif dx is not None:
+                dx.addmm_(d, weight[:, first:])

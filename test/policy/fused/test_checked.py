@@ -1,0 +1,169 @@
+"""The first updates are computed in both ways: a wrong kernel is caught, and nothing of it stays."""
+
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).parent))
+from pairs import ALGORITHMS, assert_equal, buffer, differences, policy, run
+
+from rlpolicy.utils.fused.flat import FlatAdam
+from rlpolicy.utils.fused.mlp import Mlp
+
+OPTIONS: dict[str, dict[str, Any]] = {
+    "dqn": {"tau": 0.05, "clip_loss_grad": True},
+    "ddpg": {},
+    "td3": {},
+    "sac": {"alpha": "auto"},
+}
+BACKWARD, INPUT_GRADIENT, STEP, CALL = Mlp.backward, Mlp.input_gradient, FlatAdam.step, Mlp.__call__
+
+
+def scaled_layer(self: Mlp, d: Tensor, grad: Tensor) -> None:
+    """The last layer's gradient is a tenth too large."""
+    BACKWARD(self, d, grad)
+    self.flat.split(grad)[-2].mul_(1.1)
+
+
+def one_wrong_number(self: Mlp, d: Tensor, grad: Tensor) -> None:
+    BACKWARD(self, d, grad)
+    grad[3] = -grad.abs().max()
+
+
+def no_number(self: Mlp, d: Tensor, grad: Tensor) -> None:
+    BACKWARD(self, d, grad)
+    grad[-1] = torch.nan
+
+
+def no_bias_correction(self: FlatAdam, *args: Any) -> None:
+    """As if it were the ten millionth step: 1 - β^t is 1."""
+    self.steps.add_(1e7)
+    STEP(self, *args)
+    self.steps.sub_(1e7)
+
+
+def uncounted(self: FlatAdam, *args: Any) -> None:
+    STEP(self, *args)
+    self.steps.sub_(1.0)
+
+
+def too_fast(self: FlatAdam, target: Any = None, tau: float = 0.0, max_grad_norm: float | None = None) -> None:
+    """The lagged copy follows a twentieth too fast."""
+    STEP(self, target, 1.05 * tau, max_grad_norm)
+
+
+def blurred(self: Mlp, x: Tensor) -> Tensor:
+    """Outputs are wrong in the second digit."""
+    return CALL(self, x).mul_(1.05)
+
+
+def wrong_sign(self: Mlp, d: Tensor, first: int, out: Tensor) -> None:
+    INPUT_GRADIENT(self, -d, first, out)
+
+
+WRONG: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
+    "layer": (Mlp, "backward", scaled_layer, "exp_avg"),
+    "number": (Mlp, "backward", one_wrong_number, "(weights|exp_avg)"),
+    "nan": (Mlp, "backward", no_number, "weights"),
+    "bias correction": (FlatAdam, "step", no_bias_correction, "weights"),
+    "count": (FlatAdam, "step", uncounted, "steps"),
+    "forward": (Mlp, "__call__", blurred, "(weights|exp_avg)"),
+}
+ALL = [(name, algorithm) for name in WRONG for algorithm in ALGORITHMS]
+WRONG["follower"] = (FlatAdam, "step", too_fast, "lagged weights")
+WRONG["input gradient"] = (Mlp, "input_gradient", wrong_sign, "actor: ")
+ALL += [("follower", "ddpg"), ("follower", "td3"), ("follower", "sac"), ("input gradient", "ddpg")]
+ALL += [("input gradient", "td3"), ("input gradient", "sac")]
+
+
+def compiled(algorithm: str, backend: str, dtype: torch.dtype, **options: Any) -> Any:
+    return policy(algorithm, dtype=dtype, **OPTIONS[algorithm]).compile(backend=backend, **options)
+
+
+@pytest.mark.parametrize(("wrong", "algorithm"), ALL)
+def test_a_wrong_kernel_is_caught(backend: str, wrong: str, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dtype = torch.float32
+    right = run(policy(algorithm, dtype=dtype, **OPTIONS[algorithm]), buffer(algorithm, prioritized=True), 8)
+    made, memory = compiled(algorithm, backend, dtype), buffer(algorithm, prioritized=True)
+    owner, name, planted, what = WRONG[wrong]
+    monkeypatch.setattr(owner, name, planted)
+    with pytest.warns(
+        UserWarning, match=f"compile.. is switched off: .* differs from the eager one in .*{what}"
+    ) as said:
+        result = run(made, memory, 8)
+    assert len(said) == 1
+    assert said[0].filename == str(Path(__file__).parent / "pairs.py"), "the warning points at the caller of update()"
+    assert not made.is_compiled
+    assert_equal(result, right, 0.0)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_without_checks_it_would_not_be(backend: str, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So the test above sees the checks at work."""
+    right = run(policy(algorithm, **OPTIONS[algorithm]), buffer(algorithm), 3)
+    made = compiled(algorithm, backend, torch.float64, checks=0)
+    monkeypatch.setattr(FlatAdam, "step", no_bias_correction)
+    result = run(made, buffer(algorithm), 3)
+    assert made.is_compiled
+    assert max(differences(result, right).values()) > 0.01
+
+
+@pytest.mark.parametrize("update", [1, 2, 3, 4])
+def test_each_of_the_first_updates_is_checked(backend: str, update: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, memory = compiled("ddpg", backend, torch.float64), buffer("ddpg")
+    for _ in range(update - 1):
+        made.update(16, memory)
+    assert made.is_compiled
+    monkeypatch.setattr(Mlp, "backward", scaled_layer)
+    if update <= 3:
+        with pytest.warns(UserWarning, match="switched off"):
+            made.update(16, memory)
+    else:
+        made.update(16, memory)
+    assert made.is_compiled == (update > 3)
+
+
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_what_is_kept_of_a_checked_update_is_the_eager_one(backend: str, algorithm: str) -> None:
+    """To the last bit: weights, states, priorities, statistics, counters, random numbers, learning rates."""
+    options = OPTIONS[algorithm] | {"scheduled": True}
+    right = run(policy(algorithm, **options), buffer(algorithm, prioritized=True), 5)
+    made = policy(algorithm, **options).compile(backend=backend, checks=5)
+    assert_equal(run(made, buffer(algorithm, prioritized=True), 5), right, 0.0)
+    assert made.is_compiled
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+@pytest.mark.parametrize("algorithm", ALGORITHMS)
+def test_right_kernels_pass(backend: str, algorithm: str, dtype: torch.dtype) -> None:
+    """Many more checks than usual, none of which warns."""
+    made = compiled(algorithm, backend, dtype, checks=30)
+    run(made, buffer(algorithm, prioritized=True), 31, batch_size=32)
+    assert made.is_compiled
+
+
+def test_an_eager_update_that_diverges_is_no_difference(backend: str) -> None:
+    """Rewards of 1e30 break both: that is for other checks to report."""
+    made, memory = compiled("ddpg", backend, torch.float32), buffer("ddpg")
+    memory.rew[:] = 1e30
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for _ in range(4):
+            made.update(16, memory)
+    assert made.is_compiled
+
+
+def test_a_caught_kernel_does_not_act_either(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, memory = compiled("ddpg", backend, torch.float32), buffer("ddpg")
+    monkeypatch.setattr(Mlp, "backward", scaled_layer)
+    with pytest.warns(UserWarning, match="switched off"):
+        made.update(16, memory)
+    monkeypatch.setattr(Mlp, "__call__", lambda self, x: pytest.fail("the fused network was asked"))
+    made.act(torch.zeros(3, 5))
+    made.update(16, memory)

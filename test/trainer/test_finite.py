@@ -95,9 +95,7 @@ def test_a_reward_that_is_not_finite_is_named(name: str, tmp_path: Path) -> None
 @pytest.mark.parametrize("key", ["obs", "act", "obs_next"])
 def test_keys_and_networks_are_named(key: str) -> None:
     trainer = offline("ddpg", rows={3: {key: np.inf}})
-    with pytest.raises(
-        NonFinite, match=rf"_loss is nan.*\n.*minibatch: .*{key}: .* row 3 of the buff.*\n.*: actor: "
-    ):
+    with pytest.raises(NonFinite, match=rf"_loss is nan.*\n.*minibatch: .*{key}: .* row 3 of the buff.*\n.*: actor: "):
         trainer.run()
 
 

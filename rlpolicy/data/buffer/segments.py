@@ -183,13 +183,11 @@ def load_buffer(buffer: ReplayBuffer, state: dict[str, Any], folder: WholeFolder
             f"the checkpoint holds a {state['class']} with {state['config']}, this is a {kind} with {config}"
         )
     try:
-        rings = _checked_rings(buffer._rings, state["rings"])
+        rings = state["rings"]
         rng = None if state["rng"] is None else generator_from(state["rng"])
         storage, final, saved = _read_rows(buffer, state, folder)
         stored = Rings(buffer._rings.capacity)
         stored.load_state(rings)
-        if not np.array_equal(stored.size, rings["size"]):
-            raise DamagedFile(f"the buffer's pointers are not possible: {rings}")
         if len(indices := stored.indices()) and not saved.owner[indices].all():
             raise DamagedFile("rows of the buffer are missing in the files")
         own = buffer._prepared_own_state(state["own"])
@@ -263,19 +261,3 @@ def _put_tails(final: FinalObs, state: dict[str, Any]) -> None:
         final.table.write(running, {"obs_next": Batch(x=state["obs_next"]).x})
         final.entry[tail[running]] = running
         final.tail[running] = tail[running]
-
-
-def _checked_rings(rings: Rings, state: dict[str, Any]) -> dict[str, Any]:
-    """A state of rings whose pointers point into them."""
-    capacity, room = rings.capacity, np.maximum(rings.capacity, 1)
-    if not np.array_equal(state["capacity"], capacity):
-        raise ValueError(f"the buffer has segments of {capacity} rows, the checkpoint {state['capacity']}")
-    endless = np.full_like(capacity, 1 << 60)
-    limits = {"cursor": room - 1, "size": capacity, "ep_start": room - 1, "ep_len": endless, "ever": endless}
-    for name, limit in limits.items():
-        value = state[name]
-        if value.shape != capacity.shape or value.dtype != np.int64 or (value < 0).any() or (value > limit).any():
-            raise DamagedFile(f"the buffer's pointers are not possible: {name} {value}")
-    if state["ep_rew"].dtype != np.float64 or state["ep_rew"].shape[:1] != capacity.shape:
-        raise DamagedFile("the rewards of the running episodes are not one per environment")
-    return state

@@ -129,11 +129,14 @@ class Storage:
 
     def replace(self, columns: Batch) -> None:
         """Adopt arrays of ``size`` rows as the columns."""
+        self._require_rows(columns)
+        self._clear()
+        self.columns = columns
+
+    def _require_rows(self, columns: Batch) -> None:
         for path, column in leaves(columns):
             if len(column) != self.size:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
-        self._clear()
-        self.columns = columns
 
     def _clear(self) -> None:
         self.__init__(self.size, self.obs_dtype)  # type: ignore[misc]
@@ -296,6 +299,7 @@ class Storage:
 
     def load(self, columns: Batch) -> None:
         """Copy whole columns of ``size`` rows in, packed as if they had been written row by row."""
+        self._require_rows(columns)
         self._clear()
         if columns.__dict__:
             self.write(slice(0, self.size), columns)

@@ -13,6 +13,7 @@ RUNS = {
     "ddpg_pendulum.py": "--epochs 1 --steps-per-epoch 240 --train-envs 2 --seed 3",
     "ddpg_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
     "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "kill_and_resume.py": "--kills 2 --steps 2000 --longest 0.3",
     "own_loop.py": "--steps 600 --warmup 300",
     "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
     "actor_critic_mujoco.py": "--algo crossq --task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 "
@@ -23,6 +24,8 @@ RUNS = {
     "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
     "branching_dqn.py": "--epochs 1 --steps-per-epoch 300",
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
+    "recurrent/recurrent_memory.py": "--algo sac --steps 100 --steps-per-test 100",
+    "recurrent/hidden_velocity.py": "--algo dqn --steps 160 --steps-per-test 160",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
 }
 
@@ -71,6 +74,8 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ("branching_dqn.py", "gymnasium"),
         ("dqn_lunarlander.py", "Box2D"),
         ("value_based_cartpole.py", "gymnasium"),
+        ("recurrent/recurrent_memory.py", "gymnasium"),
+        ("recurrent/hidden_velocity.py", "gymnasium"),
     ],
 )
 def test_algorithm_families(
@@ -88,6 +93,12 @@ def test_atari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     pytest.importorskip("cv2")
     run("atari/dqn_atari.py", tmp_path, monkeypatch)
     check_training(tmp_path, capsys.readouterr().out)
+
+
+def test_kill_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("kill_and_resume.py", tmp_path, monkeypatch)
+    assert "killed 2 times" in (printed := capsys.readouterr().out)
+    assert "the same run" in printed
 
 
 def test_own_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

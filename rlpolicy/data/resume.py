@@ -26,6 +26,7 @@ def collector_state(collector: Collector) -> dict[str, Any]:
         "ready": None if ready is None else ready._asdict(),
         "envs": env.state_dict() if restorable else None,  # type: ignore[attr-defined]  # asked for above
         "spaces": [space_state(space) for space in env.action_space],
+        "shaped": None if collector._shaped is None else collector._shaped.state_dict(),
     }
 
 
@@ -45,6 +46,8 @@ def load_collector_state(collector: Collector, state: dict[str, Any]) -> None:
     for name, value in state["counts"].items():
         setattr(collector, name, int(value))
     collector.collect_time = float(state["collect_time"])
+    if collector._shaped is not None and state["shaped"] is not None:
+        collector._shaped.load_state_dict(state["shaped"])
     for space, generators in zip(collector.env.action_space, state["spaces"], strict=True):
         set_space_state(space, generators)
     if state["ready"] is None:
@@ -109,6 +112,8 @@ def _difference(collector: Collector, ready: Ready, env: int, rows: np.ndarray |
     if collector.preprocess_fn is not None or rows is None:  # what it said is not what is stored, or nothing is
         return ""
     stored = collector.buffer.get(rows, "rew", stack_num=1) if len(replay.rew) else None
+    if collector._shaped is not None:
+        stored = None  # not what the environment gave
     if stored is not None and not np.array_equal(stored, np.asarray(replay.rew, np.float64), equal_nan=True):
         return "it gave other rewards"
     if replay.obs is None:

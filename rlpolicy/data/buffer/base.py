@@ -138,7 +138,7 @@ class ReplayBuffer:
     @_index.setter
     def _index(self, row: int) -> None:
         rings = self._rings
-        rings.cleared[0] += 1
+        rings.earlier[0] += rings.written[0] + rings.total  # what was said about earlier rows is no longer so
         rings.written[0] = rings.begun[0] = row + rings.total * (rings.stored == rings.total)
 
     @property

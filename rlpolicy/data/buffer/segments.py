@@ -35,8 +35,8 @@ class SavedRows:
     """
 
     def __init__(self, rings: Rings) -> None:
-        self.written, self.cleared = np.zeros_like(rings.written), rings.cleared - 1
-        """Of the rings, at the last save."""
+        self.mark: np.ndarray | None = None
+        """How far the rings were written at the last save."""
         self.marked: list[np.ndarray] = []
         """Rows that have changed since without being written, see ``Storage.mark_changed``."""
         self.owner = np.zeros(rings.total, np.int32)
@@ -48,11 +48,11 @@ class SavedRows:
 
     def changed(self, rings: Rings) -> np.ndarray:
         """Rows that no file holds as they are, ascending."""
-        return np.unique(np.concatenate([rings.written_since(self.written, self.cleared), *self.marked]))
+        return np.unique(np.concatenate([rings.since(self.mark)[0], *self.marked]))
 
     def note(self, rings: Rings) -> None:
         """All rows are saved."""
-        self.written, self.cleared, self.marked = rings.written.copy(), rings.cleared.copy(), []
+        self.mark, self.marked = rings.since(self.mark)[1], []
 
     def are_there(self) -> bool:
         """Whether nobody has removed the files."""

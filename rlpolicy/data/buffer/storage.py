@@ -31,6 +31,8 @@ FLOAT_KEYS = ("rew",)
 OBJECT = "O"
 DONE = ("done",)
 BOOL_KEYS = ("terminated", "truncated", "done")
+STATE = ("policy", "hidden_state")
+"""Never packed: of a sequence of steps only the first one's is read."""
 ARRAY_KEYS = ("obs", "act", "rew", *BOOL_KEYS, "obs_next")
 """Names that are always read as arrays; below others, such as ``policy``, tensors come back as tensors."""
 
@@ -156,7 +158,10 @@ class Storage:
         small = {
             path: (dtype, shape)
             for path, (dtype, shape) in specs.items()
-            if path != DONE and dtype.kind != OBJECT and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
+            if path != DONE
+            and path[:2] != STATE
+            and dtype.kind != OBJECT
+            and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
         }
         self._packed = PackedRows(self.size, small)
         for path, (dtype, shape) in specs.items():

@@ -55,6 +55,17 @@ class ShapedRewards:
         self._returns[ids] = 0.0
         return returns
 
+    def state_dict(self) -> dict[str, Any]:
+        """Running returns, and the state of a shaper that has one."""
+        own = self.shaper.state_dict() if hasattr(self.shaper, "state_dict") else None
+        return {"returns": None if self._returns is None else self._returns.copy(), "shaper": own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        self._returns = None if state["returns"] is None else np.array(state["returns"])
+        if state["shaper"] is not None and hasattr(self.shaper, "load_state_dict"):
+            self.shaper.load_state_dict(state["shaper"])
+
 
 def _names(shaper: RewardShaper) -> tuple[str, ...]:
     """Parameters after the first."""

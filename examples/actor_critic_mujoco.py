@@ -47,6 +47,8 @@ class Args:
     """transitions of an update"""
     threads: int = 1
     """of torch; networks of this size are fastest with one"""
+    compile: bool = False
+    """update without autograd, see docs/compile.md"""
     logdir: str = "runs"
     """TensorBoard folder; the weights of the best test go there, too"""
 
@@ -69,6 +71,8 @@ def main(args: Args) -> Any:
     torch.set_num_threads(args.threads)
     seed_everything(args.seed)  # for the networks' first weights; the trainer's seed is for all that follows
     policy = make_policy(args, gym.make(args.task))
+    if args.compile:
+        policy.compile()
     train_envs, test_envs = (DummyVectorEnv([lambda: gym.make(args.task)] * k) for k in (1, 10))
     train_envs.seed(args.seed)
     buffer = VectorReplayBuffer(args.buffer_size, 1, obs_dtype="float32", seed=args.seed)

@@ -16,7 +16,7 @@ RUNS = {
     "own_loop.py": "--steps 600 --warmup 300",
     "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
     "actor_critic_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
-    "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32 --compile",
     "atari/dqn_atari.py": "--algo iqn --epochs 1 --steps-per-epoch 40 --learning-starts 20 --buffer-size 100 "
     "--train-envs 1 --max-frames 40",
     "her_reach.py": "--epochs 1 --steps-per-epoch 300",
@@ -34,9 +34,9 @@ def _same_number_of_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, *RUNS[name].split()])
+    monkeypatch.setattr(sys, "argv", [name, *RUNS[name].split(), *options])
     monkeypatch.syspath_prepend((EXAMPLES / name).parent)  # as when Python runs the file
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
@@ -47,8 +47,11 @@ def check_training(tmp_path: Path, printed: str) -> None:
     assert list(tmp_path.glob("runs/**/events.out.tfevents*")), "no TensorBoard file was written"
 
 
-def test_pendulum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run("ddpg_pendulum.py", tmp_path, monkeypatch)
+@pytest.mark.parametrize("option", ["--no-compile", "--compile"])
+def test_pendulum(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("ddpg_pendulum.py", tmp_path, monkeypatch, option)
     check_training(tmp_path, capsys.readouterr().out)
 
 

@@ -4,7 +4,6 @@ pip install -e '.[mujoco]' && python examples/ddpg_mujoco.py --task HalfCheetah-
 """
 
 from dataclasses import dataclass
-from pathlib import Path
 
 import gymnasium as gym
 import torch
@@ -73,14 +72,12 @@ def main(args: Args) -> None:
         exploration_noise=GaussianNoise(sigma=args.exploration_noise),
         estimation_step=args.n_step,
     )
-    train_envs = DummyVectorEnv([lambda: gym.make(args.task)])
-    test_envs = DummyVectorEnv([lambda: gym.make(args.task) for _ in range(10)])
+    train_envs, test_envs = (DummyVectorEnv([lambda: gym.make(args.task)] * k) for k in (1, 10))
     train_envs.seed(args.seed)
     buffer = VectorReplayBuffer(args.buffer_size, 1, obs_dtype="float32", seed=args.seed)
     train = Collector(policy, train_envs, buffer, exploration_noise=True)
     train.collect(n_step=args.start_timesteps, random=True)
-
-    run = Path(args.logdir) / f"ddpg_{args.task}_{args.seed}"
+    run = f"{args.logdir}/ddpg_{args.task}_{args.seed}"
     info = offpolicy_trainer(
         policy,
         train,
@@ -90,11 +87,9 @@ def main(args: Args) -> None:
         step_per_collect=1,
         episode_per_test=10,
         batch_size=args.batch_size,
-        update_per_step=1,
-        test_in_train=False,
         seed=args.seed,
-        save_best_fn=lambda policy: torch.save(policy.state_dict(), run / "policy.pth"),
-        logger=TensorboardLogger(SummaryWriter(str(run))),
+        save_best_fn=lambda policy: torch.save(policy.state_dict(), f"{run}/policy.pth"),
+        logger=TensorboardLogger(SummaryWriter(run)),
     )
     print(info)
 

@@ -2,9 +2,12 @@
 
 import random
 import zlib
+from typing import Any
 
 import numpy as np
 import torch
+
+from rlpolicy.utils.rng import generator_state, set_generator_state
 
 
 class Seeds:
@@ -46,3 +49,36 @@ def seed_everything(seed: int) -> Seeds:
     np.random.seed(seeds.one("numpy"))  # noqa: NPY002 - the global generator is what is to be seeded
     torch.manual_seed(seeds.one("torch"))
     return seeds
+
+
+def global_state() -> dict[str, Any]:
+    """Where the global generators of python, numpy and torch (all CUDA devices in use) stand."""
+    return {
+        "python": generator_state(random._inst),  # what the module's functions draw from
+        "numpy": generator_state(np.random.mtrand._rand),
+        "torch": torch.get_rng_state().numpy(),
+        "cuda": [s.numpy() for s in torch.cuda.get_rng_state_all()] if _has_cuda_begun() else [],
+    }
+
+
+def _has_cuda_begun() -> bool:
+    """Whether CUDA is in use; asking its generators would begin it."""
+    return bool(torch.cuda.is_initialized())  # type: ignore[no-untyped-call]
+
+
+def set_global_state(state: dict[str, Any]) -> None:
+    """Put the global generators where :func:`global_state` found them.
+
+    CUDA generators of devices that are not here are left out.
+
+    :raises ValueError: this is no such state.
+    """
+    try:
+        set_generator_state(random._inst, state["python"])
+        set_generator_state(np.random.mtrand._rand, state["numpy"])
+        torch.set_rng_state(torch.from_numpy(np.array(state["torch"])))
+        if torch.cuda.is_available():
+            for device, rng in zip(range(torch.cuda.device_count()), state["cuda"], strict=False):
+                torch.cuda.set_rng_state(torch.from_numpy(np.array(rng)), device)
+    except (KeyError, TypeError, RuntimeError) as error:
+        raise ValueError(f"this is not the state of the global generators: {error}") from error

@@ -13,15 +13,19 @@ RUNS = {
     "ddpg_pendulum.py": "--epochs 1 --steps-per-epoch 240 --train-envs 2 --seed 3",
     "ddpg_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
     "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "kill_and_resume.py": "--kills 2 --steps 2000 --longest 0.3",
     "own_loop.py": "--steps 600 --warmup 300",
     "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
-    "actor_critic_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
-    "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32 --compile",
+    "actor_critic_mujoco.py": "--algo crossq --task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 "
+    "--start-timesteps 200 --buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
     "atari/dqn_atari.py": "--algo iqn --epochs 1 --steps-per-epoch 40 --learning-starts 20 --buffer-size 100 "
     "--train-envs 1 --max-frames 40",
     "her_reach.py": "--epochs 1 --steps-per-epoch 300",
     "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
+    "branching_dqn.py": "--epochs 1 --steps-per-epoch 300",
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
+    "recurrent/recurrent_memory.py": "--algo sac --steps 100 --steps-per-test 100",
+    "recurrent/hidden_velocity.py": "--algo dqn --steps 160 --steps-per-test 160",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
 }
 
@@ -70,8 +74,11 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ("actor_critic_mujoco.py", "mujoco"),
         ("her_reach.py", "gymnasium"),
         ("discrete_sac_cartpole.py", "gymnasium"),
+        ("branching_dqn.py", "gymnasium"),
         ("dqn_lunarlander.py", "Box2D"),
         ("value_based_cartpole.py", "gymnasium"),
+        ("recurrent/recurrent_memory.py", "gymnasium"),
+        ("recurrent/hidden_velocity.py", "gymnasium"),
     ],
 )
 def test_algorithm_families(
@@ -91,6 +98,12 @@ def test_atari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.C
     check_training(tmp_path, capsys.readouterr().out)
 
 
+def test_kill_and_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("kill_and_resume.py", tmp_path, monkeypatch)
+    assert "killed 2 times" in (printed := capsys.readouterr().out)
+    assert "the same run" in printed
+
+
 def test_own_loop(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     run("own_loop.py", tmp_path, monkeypatch)
     lines = capsys.readouterr().out.splitlines()
@@ -104,3 +117,8 @@ def test_help(name: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
         runpy.run_path(str(EXAMPLES / name), run_name="__main__")
     assert end.value.code == 0
     assert "--seed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.rglob("*.py")), ids=lambda path: path.name)
+def test_an_example_has_fewer_than_100_lines(path: Path) -> None:
+    assert len(path.read_text().splitlines()) < 100

@@ -87,6 +87,7 @@ TIANSHOU = {
 """Tianshou 1.0's modules and their public names, as far as their subject exists here."""
 
 OPTIONAL = ["h5py", "wandb", "ray", "envpool", "pettingzoo", "mujoco", "ale_py"]
+OPTIONAL += ["safetensors", "onnx", "onnxscript", "onnxruntime"]
 
 
 @pytest.mark.parametrize("module", TIANSHOU)

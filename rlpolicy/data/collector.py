@@ -18,9 +18,14 @@ from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.stats import CollectStats, CollectStatsBase
 from rlpolicy.data.types import Policy
 from rlpolicy.data.utils.converter import to_numpy
+from rlpolicy.data.utils.random_actions import sample_steps
 from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, stack_rows, take_rows, zero_rows
+from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
-from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.errors import InvalidArgument, NonFinite
+
+MAX_DRAWN = 1000
+"""Steps for which random actions are drawn at once."""
 
 __all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
 
@@ -67,6 +72,10 @@ class Collector:
         truncated, info, policy,
         env_id, act`` (those it has parameters for) after a step; the dict or Batch it returns replaces these entries.
     :param exploration_noise: apply ``policy.exploration_noise`` to the actions.
+    :param reward_shaper: changes rewards before they are stored: called with the rewards (k,) of a step, and with
+        those of ``obs, act, obs_next, terminated, truncated, done, info, policy, env_id`` that it names as further
+        parameters; returns rewards of the same shape. What :meth:`collect` reports are returns of the environments'
+        own rewards.
     :param check_finite: raise a ValueError that names environment, key and step when an observation, reward or
         action is NaN or
         infinite, before anything is stored.
@@ -85,6 +94,7 @@ class Collector:
         exploration_noise: bool = False,
         *,
         check_finite: bool = True,
+        reward_shaper: RewardShaper | None = None,
     ) -> None:
         self.env = as_vector_env(env)
         self.env_num = len(self.env)
@@ -93,9 +103,14 @@ class Collector:
         self.preprocess_fn = preprocess_fn
         self.exploration_noise = exploration_noise
         self.check_finite = check_finite
+        self._shaped = None if reward_shaper is None else ShapedRewards(reward_shaper, self.env_num)
         self._hook_names = _parameter_names(preprocess_fn)
         self._action_space = self.env.action_space
+        self._all = np.arange(self.env_num)
         self._ready: Ready | None = None
+        self._drawn: list[Any] = []
+        """Random actions for the next steps, the last step's first."""
+        self._restarts_told = 0
         self.reset_stat()
 
     @property
@@ -150,19 +165,25 @@ class Collector:
     def reset_buffer(self, keep_statistics: bool = False) -> None:
         """Empty the buffer; ``keep_statistics`` lets running episodes' return and length go on."""
         self.buffer.reset(keep_statistics=keep_statistics)
+        if self._shaped is not None and not keep_statistics:
+            self._shaped.reset()
 
     def reset_env(self, gym_reset_kwargs: dict[str, Any] | None = None) -> None:
         """Reset all environments; episodes that were running are cut (stored as truncated)."""
         if self._ready is not None:
             self.buffer.end_episodes(np.arange(self.env_num))
-        ids = np.arange(self.env_num)
-        obs, info = self._reset_rows(ids, gym_reset_kwargs)
-        self._ready = Ready(ids, obs, info, None)
+        if self._shaped is not None:
+            self._shaped.reset()
+        obs, info = self._reset_rows(self._all, gym_reset_kwargs)
+        self._ready = Ready(self._all, obs, info, None)
 
     def _reset_rows(self, ids: np.ndarray, gym_reset_kwargs: dict[str, Any] | None) -> tuple[Any, Batch]:
         """Start new episodes in some environments: their first observations and infos."""
         obs, infos = self.env.reset(ids, **(gym_reset_kwargs or {}))
-        rows, info = as_rows(obs), stack_dicts(list(infos))
+        return self._first_rows(ids, as_rows(obs), stack_dicts(list(infos)))
+
+    def _first_rows(self, ids: np.ndarray, rows: Any, info: Batch) -> tuple[Any, Batch]:
+        """First observations and infos of episodes, checked and preprocessed."""
         if self.check_finite:
             self._require_finite("obs", rows, ids)
         if self.preprocess_fn is not None:
@@ -211,12 +232,13 @@ class Collector:
         if n_episode is not None and not self._is_async and n_episode < len(ready.ids):
             ready = _take(ready, np.arange(n_episode))
         steps, episodes = 0, 0
-        self._at_step = self.collect_step
+        self._at_step, self._drawn = self.collect_step, []
         returns: list[Any] = []
         lens: list[Any] = []
         with torch.set_grad_enabled(not no_grad):
             while True:
-                ready, outcome = self._step(ready, random, render, gym_reset_kwargs)
+                left = (1 if n_step is None or self._is_async else n_step - steps) if random else 0
+                ready, outcome = self._step(ready, left, render, gym_reset_kwargs)
                 steps += outcome.stored
                 self._at_step += outcome.stored
                 if outcome.ended is not None:
@@ -250,14 +272,33 @@ class Collector:
             )
 
     def _step(
-        self, ready: Ready, random: bool, render: float | None, gym_reset_kwargs: dict[str, Any] | None
+        self, ready: Ready, left: int, render: float | None, gym_reset_kwargs: dict[str, Any] | None
     ) -> tuple[Ready, Outcome]:
         """One step of the ready environments: act, step, store, reset those that finish."""
-        frame, action = self._act(ready, random)
+        frame, action = self._act(ready, left)
         ids, frame, results = self._send(ready.ids, frame, action)
+        state = frame.__dict__.pop("state", None)
+        fresh = getattr(self.env, "reset_rows", None)
+        if fresh is None:
+            ready, outcome = self._store(ids, frame, results, state, render, gym_reset_kwargs)
+        else:
+            ready, outcome = self._store_some(fresh, ids, frame, results, state, render, gym_reset_kwargs)
+        if outcome.ended is not None and self.exploration_noise:
+            self._restart_noise(outcome.ended)
+        return ready, outcome
+
+    def _store(
+        self,
+        ids: np.ndarray,
+        frame: Batch,
+        results: tuple[Any, ...],
+        state: Any,
+        render: float | None,
+        gym_reset_kwargs: dict[str, Any] | None,
+    ) -> tuple[Ready, Outcome]:
+        """Store what a step brought, and reset the environments that finish."""
         obs_next, rew, terminated, truncated, infos = results
         obs_next, info = as_rows(obs_next), self._info_columns(infos, ids)
-        state = frame.__dict__.pop("state", None)
         if self.check_finite:
             self._require_finite("obs_next", obs_next, ids)
             self._require_finite("rew", rew, ids)
@@ -273,30 +314,61 @@ class Collector:
         if render:
             self.env.render()
             time.sleep(render)
-        fresh, kept, stored = getattr(self.env, "reset_rows", None), None, ids
-        if (
-            fresh is not None
-        ):  # environments that could only begin an episode in this step: their rows are no transitions
-            state, kept = zero_rows(state, np.flatnonzero(fresh)), np.flatnonzero(~fresh)
-            if not len(kept):
-                return Ready(ids, obs_next, info, state), Outcome(0)
-            frame, done, stored = frame[kept], done[kept], ids[kept]
-        _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=stored)
+        if self._shaped is not None:
+            self._shaped(ids, frame.__dict__)
+        _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=ids)
         if True not in done.tolist():
-            return Ready(ids, obs_next, info, state), Outcome(len(stored))
-        over = np.flatnonzero(done)
-        ended = over if kept is None else kept[over]
+            return Ready(ids, obs_next, info, state), Outcome(len(ids))
+        ended = np.flatnonzero(done)
+        returns = ep_rew[ended] if self._shaped is None else self._shaped.end(ids[ended])
         obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
-        return Ready(ids, obs_next, info, state), Outcome(len(stored), ended, ep_rew[over], ep_len[over])
+        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, returns, ep_len[ended])
 
-    def _act(self, ready: Ready, random: bool) -> tuple[Batch, Any]:
-        """What is stored of this step so far (obs, act, policy, state), and the action for the environments."""
+    def _store_some(
+        self,
+        fresh: np.ndarray,
+        ids: np.ndarray,
+        frame: Batch,
+        results: tuple[Any, ...],
+        state: Any,
+        *args: Any,
+    ) -> tuple[Ready, Outcome]:
+        """:meth:`_store` for a step in which the environments of the rows ``fresh`` only began an episode.
+
+        They could not do so earlier, or they broke and were replaced. Then the episode that was running has no last
+        step that anyone knows of: it is cut after the last transition that is stored, and its return is not told.
+        """
+        began, kept = np.flatnonzero(fresh), np.flatnonzero(~fresh)
+        self._buffer.end_episodes(ids[began])
+        if self._shaped is not None:
+            self._shaped.end(ids[began])
+        if self.exploration_noise:
+            self._restart_noise(began)
+        rows = as_rows(results[0])
+        obs, info = self._first_rows(ids[began], rows[began], stack_dicts(list(results[4][began])))
+        state = zero_rows(state, began)
+        if not len(kept):
+            return Ready(ids, obs, info, state), Outcome(0)
+        parts = rows[kept], *(part[kept] for part in results[1:])
+        others, outcome = self._store(ids[kept], frame[kept], parts, None, *args)
+        if outcome.ended is not None:
+            ended = kept[outcome.ended]
+            outcome, state = outcome._replace(ended=ended), zero_rows(state, ended)
+        n = len(ids)
+        obs = put_rows(spread_rows(obs, began, n), kept, others.obs)
+        return Ready(ids, obs, put_rows(spread_rows(info, began, n), kept, others.info), state), outcome
+
+    def _act(self, ready: Ready, left: int) -> tuple[Batch, Any]:
+        """What is stored of this step so far (obs, act, policy, state), and the action for the environments.
+
+        :param left: random actions, for about so many more transitions; 0: the policy's.
+        """
         frame: dict[str, Any] = {"obs": ready.obs}
-        if random:
-            sampled = [self._action_space[i].sample() for i in ready.ids.tolist()]
-            act = self.policy.map_action_inverse(as_rows(stack_rows(sampled)))
-            act = as_rows(act) if isinstance(act, list) else to_numpy(act)
-            frame["policy"] = Batch()
+        if left:
+            if not self._drawn:
+                self._drawn = self._draw(ready.ids, left)
+            act = self._drawn.pop()
+            frame["policy"] = Batch.wrap({})
         else:
             batch = Batch.wrap({"obs": ready.obs, "info": ready.info})
             result = self.policy(batch, ready.state)
@@ -305,7 +377,7 @@ class Collector:
             if self.exploration_noise:
                 act = self.policy.exploration_noise(act, batch)
             extra = result.get("policy", None)
-            extra = Batch() if extra is None else extra
+            extra = Batch.wrap({}) if extra is None else extra
             state = result.get("state", None)
             if state is not None:
                 extra.hidden_state = state
@@ -316,18 +388,32 @@ class Collector:
         frame["act"] = act
         return Batch.wrap(frame), self.policy.map_action(act)
 
+    def _draw(self, ids: np.ndarray, left: int) -> list[Any]:
+        """Random actions of the environments in the steps that ``left`` transitions take; those of the last step first.
+
+        They are the ones that the action spaces would give step by step.
+        """
+        spaces = [self._action_space[i] for i in ids.tolist()]
+        count = min(-(-left // len(ids)), MAX_DRAWN)
+        steps = sample_steps(spaces, count) if count > 1 else None
+        if steps is not None:
+            act = to_numpy(self.policy.map_action_inverse(steps.reshape(-1, *steps.shape[2:])))
+            return list(act.reshape(*steps.shape[:2], *act.shape[1:]))[::-1]
+        act = self.policy.map_action_inverse(as_rows(stack_rows([space.sample() for space in spaces])))
+        return [as_rows(act) if isinstance(act, list) else to_numpy(act)]
+
     def _send(self, ids: np.ndarray, frame: Batch, action: Any) -> tuple[np.ndarray, Batch, tuple[Any, ...]]:
         """Step the environments: whose results these are, what they had been asked, and the results."""
-        return ids, frame, self.env.step(action, ids)
+        return ids, frame, self.env.step(action, None if ids is self._all else ids)
 
     @staticmethod
     def _info_columns(infos: Any, ids: np.ndarray) -> Batch:
         """The infos of a step as columns."""
-        if all(
-            len(info) == 1 and "env_id" in info for info in infos
-        ):  # environments that say nothing: only the id that was added
-            return Batch.wrap({"env_id": ids.copy()})
-        return stack_dicts(list(infos))
+        items = list(infos)
+        for info in items:
+            if len(info) != 1 or "env_id" not in info:
+                return stack_dicts(items)
+        return Batch.wrap({"env_id": ids.copy()})  # environments that say nothing: only the id that was added
 
     def _restart(
         self,
@@ -339,8 +425,6 @@ class Collector:
         gym_reset_kwargs: dict[str, Any] | None,
     ) -> tuple[Any, Batch, Any]:
         """New episodes in rows ``ended``: observations, infos and policy state of all rows for the next step."""
-        if self.exploration_noise:
-            self._restart_noise(ended)
         obs, started = self._reset_rows(ids[ended], gym_reset_kwargs)
         if len(ended) == len(ids):
             return obs, started, zero_rows(state, ended)
@@ -363,8 +447,11 @@ class Collector:
         self.collect_episode += sum(map(len, lens))
         self.collect_time += seconds
         speed = steps / max(seconds, 1e-9)
+        restarts = self._new_restarts()
         if not lens:
-            return CollectStats(n_collected_steps=steps, collect_time=seconds, collect_speed=speed)
+            return CollectStats(
+                n_collected_steps=steps, collect_time=seconds, collect_speed=speed, n_env_restarts=restarts
+            )
         all_lens = np.concatenate(lens)
         return CollectStats.with_autogenerated_stats(
             returns=np.concatenate(returns),
@@ -373,7 +460,14 @@ class Collector:
             n_collected_steps=steps,
             collect_time=seconds,
             collect_speed=speed,
+            n_env_restarts=restarts,
         )
+
+    def _new_restarts(self) -> int:
+        """Environments that were started anew since the last collect, by resets between the two as well."""
+        restarts: int = getattr(self.env, "n_restarts", 0)
+        new, self._restarts_told = restarts - self._restarts_told, restarts
+        return new
 
     def _preprocess(self, **given: Any) -> dict[str, Any]:
         """What ``preprocess_fn`` changes."""
@@ -386,13 +480,16 @@ class Collector:
     def _require_finite(self, key: str, value: Any, ids: np.ndarray) -> None:
         """Raise when a float array (or tree of arrays) of one row per environment holds NaN or inf."""
         if type(value) is np.ndarray:
+            if value.dtype.kind != "f":
+                return
             # one dot product is the cheapest look at all numbers; an overflow of it is looked at again below
-            if value.dtype.kind != "f" or isfinite(np.vdot(value, value)):
+            flat = value.ravel()
+            if isfinite(flat.dot(flat)):
                 return
             bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
             if bad.any():
                 row = int(np.flatnonzero(bad)[0])
-                raise ValueError(
+                raise NonFinite(
                     f"{key} of environment {int(ids[row])} is not finite at step {self._at_step}: {value[row]}. "
                     "Nothing of this step was stored; Collector(..., check_finite=False) switches the check off"
                 )

@@ -36,8 +36,9 @@ class VectorEnvLike(Protocol):
     stack_dicts: bool
     """False: dict observations come as an object array of dicts. True: as one dict of stacked arrays."""
     reset_rows: NDArray[np.bool_] | None
-    """Set by ``step``: rows of its result that are no transitions but the first observation of a new episode
-    (vector envs that reset inside ``step`` and cannot be told to reset earlier). None: there are none."""
+    """Set by ``step``: rows of its result that are no transitions but the first observation of a new episode (of
+    vector envs that reset inside ``step`` and cannot be told to reset earlier, and of environments that broke and
+    were started anew). None: there are none."""
 
     def __len__(self) -> int: ...
 
@@ -140,7 +141,7 @@ def stack_obs(obs: Sequence[Any], stack_dicts: bool = False) -> Any:
     ``stack_dicts`` asks for one dict of stacked arrays.
     """
     first = obs[0]
-    if isinstance(first, np.ndarray | np.generic | int | float):
+    if type(first) is np.ndarray or isinstance(first, np.ndarray | np.generic | int | float):
         try:
             return np.array(obs)  # twice as fast as np.stack, and a copy as well
         except ValueError:
@@ -179,9 +180,9 @@ def collate(ids: Sequence[int], results: Sequence[Any], stack_dicts: bool = Fals
         ) from None
     return (
         stack_obs(obs, stack_dicts),
-        np.array(rew, dtype=np.float64),
-        np.array(terminated, dtype=np.bool_),
-        np.array(truncated, dtype=np.bool_),
+        np.array(rew, np.float64),
+        np.array(terminated, np.bool_),
+        np.array(truncated, np.bool_),
         tag_infos(ids, infos),
     )
 

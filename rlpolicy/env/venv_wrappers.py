@@ -69,6 +69,17 @@ class VectorEnvWrapper(BaseVectorEnv):
         """See the vector environment inside."""
         return self.venv.seed(seed)
 
+    def state_dict(self) -> Any:
+        """See the vector environment inside; nothing when that has no state to give."""
+        inside = getattr(self.venv, "state_dict", None)
+        return {"envs": [None] * len(self)} if inside is None else inside()
+
+    def load_state_dict(self, state: dict[str, Any], actions: Any) -> Any:
+        """See the vector environment inside."""
+        if not hasattr(self.venv, "load_state_dict"):
+            return [f"{type(self.venv).__name__} cannot be restored"] * len(self)
+        return self.venv.load_state_dict(state, actions)
+
     def render(self, **kwargs: Any) -> Any:
         """See the vector environment inside."""
         return self.venv.render(**kwargs)
@@ -117,6 +128,18 @@ class VectorEnvNormObs(VectorEnvWrapper):
         normed: Any = self.obs_rms.norm(obs)
         # float32 observations stay float32: half the memory, and the dtype of the observation space
         return normed.astype(obs.dtype, copy=False) if obs.dtype.kind == "f" else normed
+
+    def state_dict(self) -> Any:
+        """That of the vector environment inside, and the statistics."""
+        rms = self.obs_rms
+        return {"inside": super().state_dict(), "obs_rms": {"mean": rms.mean, "var": rms.var, "count": rms.count}}
+
+    def load_state_dict(self, state: dict[str, Any], actions: Any) -> Any:
+        """Restore both. What the environments say again cannot be compared, as it is not normalised."""
+        rms = state["obs_rms"]
+        self.obs_rms.mean, self.obs_rms.var, self.obs_rms.count = rms["mean"], rms["var"], rms["count"]
+        replays = super().load_state_dict(state["inside"], actions)
+        return [r if isinstance(r, str) else r._replace(obs=None) for r in replays]
 
     def set_obs_rms(self, obs_rms: "RunningMeanStd") -> None:
         """Use these statistics (shared, not copied)."""

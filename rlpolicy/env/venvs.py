@@ -1,13 +1,15 @@
 """Vector environments: N environments stepped together, in this process or in others."""
 
+import contextlib
 import functools
 import weakref
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from rlpolicy.env.episode import Replay
 from rlpolicy.env.utils import (
     ENV_TYPE,
     Ids,
@@ -24,13 +26,22 @@ from rlpolicy.env.worker.base import EnvWorker
 from rlpolicy.env.worker.dummy import DummyEnvWorker
 from rlpolicy.env.worker.ray import RayEnvWorker, import_ray
 from rlpolicy.env.worker.shared import SharedColumns
-from rlpolicy.env.worker.subproc import EnvProcess, SubprocEnvWorker, end_processes, shared_columns
+from rlpolicy.env.worker.subproc import (
+    LOST,
+    EnvProcess,
+    Restarted,
+    SubprocEnvWorker,
+    end_processes,
+    shared_columns,
+)
+from rlpolicy.env.worker.supervisor import Supervisor
 from rlpolicy.utils.errors import InvalidArgument
 
 GYM_RESERVED_KEYS = ["metadata", "reward_range", "spec", "action_space", "observation_space"]
 """Attributes of an environment that a vector environment answers with a list, one entry per environment."""
 
 Context = Literal["fork", "spawn", "forkserver"]
+OnError = Literal["raise", "restart"]
 
 
 class BaseVectorEnv:
@@ -61,7 +72,7 @@ class BaseVectorEnv:
     """False: dict observations come as an object array of dicts. True: as one dict of stacked arrays, which saves
     taking N dicts apart again."""
     reset_rows: NDArray[np.bool_] | None = None
-    """Always None here, see :class:`~rlpolicy.env.utils.VectorEnvLike`."""
+    """See :class:`~rlpolicy.env.utils.VectorEnvLike`; None unless a worker was replaced in the last ``step``."""
 
     def __init__(
         self,
@@ -83,8 +94,7 @@ class BaseVectorEnv:
             for env_fn in env_fns:
                 self.workers.append(worker_fn(env_fn))
         except BaseException:
-            for worker in self.workers:
-                worker.close()
+            self._close_workers()
             raise
         self.worker_class = type(self.workers[0])
         self.waiting_id: list[int] = []
@@ -175,19 +185,37 @@ class BaseVectorEnv:
 
     def _step(self, ids: list[int], actions: Any) -> tuple[Any, ...]:
         for i, action in zip(ids, actions, strict=True):
-            self.workers[i].send(action)
-        return collate(ids, [self.workers[i].recv() for i in ids], self.stack_dicts)
+            self._send(i, action)
+        return collate(ids, [self._recv(i) for i in ids], self.stack_dicts)
 
     def _reset(self, ids: list[int], kwargs: list[dict[str, Any]]) -> Sequence[tuple[Any, dict[str, Any]]]:
         for i, kw in zip(ids, kwargs, strict=True):
-            self.workers[i].send(None, **kw)
-        return [checked_reset(self.workers[i].recv()) for i in ids]
+            self._send(i, None, **kw)
+        return [checked_reset(self._recv(i)) for i in ids]
+
+    def _send(self, i: int, action: Any, **kwargs: Any) -> None:
+        try:
+            self.workers[i].send(action, **kwargs)
+        except Exception as error:
+            self._failed(i, error)
+            raise
+
+    def _recv(self, i: int) -> Any:
+        try:
+            return self.workers[i].recv()
+        except Exception as error:
+            self._failed(i, error)
+            raise
+
+    def _failed(self, i: int, error: Exception) -> None:
+        """The worker of environment i has raised; called before the error goes on to the caller."""
+        error.add_note(f"raised by environment {i}")
 
     def _step_async(self, action: Any, id: Ids | None) -> tuple[Any, ...]:
         if action is not None:
             ids = self._idle(id)
             for i, act in zip(ids, checked_actions(action, ids), strict=True):
-                self.workers[i].send(act)
+                self._send(i, act)
                 self.waiting_id.append(i)
         if not self.waiting_id:
             raise InvalidArgument("no environment is stepping: give actions")
@@ -197,10 +225,13 @@ class BaseVectorEnv:
         while not ready:
             ready = self.worker_class.wait(waiting, wait_num, self.timeout)
         done = [i for i in self.waiting_id if self.workers[i] in ready]
-        results = [self.workers[i].recv() for i in done]
+        results = [self._recv(i) for i in done]
         self.waiting_id = [i for i in self.waiting_id if i not in done]
         self.ready_id = [i for i in self._all if i not in self.waiting_id]
-        return collate(done, results, self.stack_dicts)
+        return self._collate(done, results)
+
+    def _collate(self, ids: list[int], results: list[Any]) -> tuple[Any, ...]:
+        return collate(ids, results, self.stack_dicts)
 
     def seed(self, seed: Seeds | None = None) -> list[list[int | None] | None]:
         """Seed (and thereby reset) the environments, and their action spaces.
@@ -212,6 +243,37 @@ class BaseVectorEnv:
 
     def _seed(self, seeds: list[int | None]) -> list[list[int | None] | None]:
         return [worker.seed(seed) for worker, seed in zip(self.workers, seeds, strict=True)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """What :meth:`load_state_dict` needs to go on in the running episodes, beside the actions.
+
+        :return: ``envs``: of each environment its state, None where it cannot be restored.
+        :raises InvalidArgument: an environment is still stepping.
+        """
+        return {"envs": [self.workers[i].episode_state() for i in self._idle(None)]}
+
+    def load_state_dict(self, state: dict[str, Any], actions: Sequence[Sequence[Any] | None]) -> list[Replay | str]:
+        """Put the environments where :meth:`state_dict` found them, see :class:`~rlpolicy.env.episode.Episode`.
+
+        :param actions: of each environment what it got since its episode began; None where that is not known.
+        :return: of each environment what it said again, or why it is not restored (and must be reset).
+        """
+        self._idle(None)
+        return [
+            self._restore(worker, env_state, env_actions)
+            for worker, env_state, env_actions in zip(self.workers, state["envs"], actions, strict=True)
+        ]
+
+    @staticmethod
+    def _restore(worker: EnvWorker, state: dict[str, Any] | None, actions: Sequence[Any] | None) -> Replay | str:
+        if state is None:
+            return "its state is not known"
+        if actions is None and "own" not in state:
+            return "its actions are not all in the buffer"
+        try:
+            return worker.restore_episode(state, () if actions is None else actions)
+        except Exception as error:  # of the environment, whatever it may be: its episode is over, the run is not
+            return f"{type(error).__name__}: {error}"
 
     def render(self, **kwargs: Any) -> list[Any]:
         """``env.render(**kwargs)`` of each environment.
@@ -227,8 +289,13 @@ class BaseVectorEnv:
         """Close all environments; afterwards only ``len`` and ``close`` work."""
         if not self.is_closed:
             self.is_closed = True
-            for worker in self.workers:
-                worker.close()
+            self._close_workers()
+
+    def _close_workers(self) -> None:
+        """All of them, also when one of them raises."""
+        with contextlib.ExitStack() as stack:
+            for worker in reversed(self.workers):
+                stack.callback(worker.close)
 
     def _wrap_id(self, id: Ids | None = None) -> list[int]:
         return list(self._all) if id is None else wrap_ids(id, self.env_num)
@@ -262,6 +329,16 @@ def check_arguments(env_fns: Sequence[Callable[[], ENV_TYPE]], wait_num: int | N
         raise InvalidArgument(f"timeout must be positive or None (no limit), got {timeout}")
 
 
+def check_fault_options(on_error: str, step_timeout: float | None, max_restarts: int) -> None:
+    """What a vector environment of processes does about failures; raises as documented there."""
+    if on_error not in ("raise", "restart"):
+        raise InvalidArgument(f"on_error must be 'raise' or 'restart', got {on_error!r}")
+    if step_timeout is not None and not step_timeout > 0:
+        raise InvalidArgument(f"step_timeout must be positive or None (no limit), got {step_timeout}")
+    if not isinstance(max_restarts, int) or max_restarts < 1:
+        raise InvalidArgument(f"max_restarts must be at least 1 (else use on_error='raise'), got {max_restarts}")
+
+
 class DummyVectorEnv(BaseVectorEnv):
     """Environments in this process, one after the other: the fastest for cheap environments, and easy to debug.
 
@@ -288,7 +365,7 @@ class DummyVectorEnv(BaseVectorEnv):
             for i, action in zip(ids, actions, strict=True):
                 results.append(workers[i].env.step(action))
         except Exception as error:
-            error.add_note(f"raised by environment {i}")
+            self._failed(i, error)
             raise
         return collate(ids, results, self.stack_dicts)
 
@@ -297,9 +374,15 @@ class SubprocVectorEnv(BaseVectorEnv):
     """Environments in other processes.
 
     An exception of an environment is raised in the caller, with its type where that can be, the id of the
-    environment and the worker's traceback; a worker that dies gives a RuntimeError with its exit code. Either way all
-    worker processes end and the vector env is closed. They also end when the vector env is garbage collected and
-    when the caller's process dies.
+    environment and the worker's traceback; a worker that dies gives a RuntimeError with its exit code, one that hangs
+    a TimeoutError with the place. In each case all worker processes end and the vector env is closed. They also end
+    when the vector env is garbage collected and when the caller's process dies.
+
+    With ``on_error="restart"`` that message is logged instead (logger ``rlpolicy.env.worker.supervisor``) and the
+    worker is replaced: its environments are made anew and begin an episode. In the result of the step their rows are
+    no transitions: ``truncated`` is set, the observation and the info are the first ones of the new episodes, and
+    ``reset_rows`` marks the rows. A worker that breaks between steps shows in the next step. A collector then cuts
+    the episodes after the last transition that was stored, and counts the restarts in its stats.
 
     :param env_fns: functions that make one environment each, called in the worker processes.
     :param wait_num: see :class:`BaseVectorEnv`; needs one process per environment.
@@ -309,7 +392,10 @@ class SubprocVectorEnv(BaseVectorEnv):
     :param context: start method of the processes; None: the platform's default.
     :param num_workers: at most this many processes, each with an equal share of the environments, and shared
         memory; None: one process per environment.
-    :param on_error: "raise" is the only choice: errors end the run, workers are not restarted.
+    :param on_error: "raise" the error of a worker, or "restart" the worker.
+    :param step_timeout: seconds that a worker may take for a step (or a reset) of its environments before it counts
+        as hanging and is killed; None: no limit.
+    :param max_restarts: with "restart", how often each worker is replaced; then the next error is raised.
     """
 
     workers: list[SubprocEnvWorker]  # type: ignore[assignment]  # narrower than in the base class, and only read
@@ -323,10 +409,11 @@ class SubprocVectorEnv(BaseVectorEnv):
         context: Context | None = None,
         *,
         num_workers: int | None = None,
-        on_error: Literal["raise"] = "raise",
+        on_error: OnError = "raise",
+        step_timeout: float | None = None,
+        max_restarts: int = 10,
     ) -> None:
-        if on_error != "raise":
-            raise ValueError(f"on_error must be 'raise' (restarting workers is not available), got {on_error!r}")
+        check_fault_options(on_error, step_timeout, max_restarts)
         check_arguments(env_fns, wait_num, timeout)
         n = len(env_fns)
         if num_workers is not None and num_workers < 1:
@@ -340,8 +427,10 @@ class SubprocVectorEnv(BaseVectorEnv):
         if share_memory or num_workers is not None:
             self._columns = shared_columns(env_fns[0], n, context)
         self._processes: list[EnvProcess] = []
+        restarts = max_restarts if on_error == "restart" else 0
+        self._supervisor = Supervisor(n, restarts, functools.partial(_end_all, weakref.ref(self)))
         try:
-            self._start(env_fns, n_processes, context)
+            self._start(env_fns, n_processes, context, step_timeout)
             handles = iter(
                 SubprocEnvWorker(env_fns[i], process=process, index=k)
                 for process in self._processes
@@ -353,19 +442,34 @@ class SubprocVectorEnv(BaseVectorEnv):
             raise
         self._everybody = self._group(self._all)
 
-    def _start(self, env_fns: Sequence[Callable[[], ENV_TYPE]], n_processes: int, context: str | None) -> None:
+    def _start(
+        self,
+        env_fns: Sequence[Callable[[], ENV_TYPE]],
+        n_processes: int,
+        context: str | None,
+        step_timeout: float | None,
+    ) -> None:
         """Start all processes, then wait for all: they make their environments at the same time."""
         for ids in np.array_split(np.arange(len(env_fns)), n_processes):
-            process = EnvProcess([env_fns[i] for i in ids], ids.tolist(), context, self._columns)
+            process = EnvProcess([env_fns[i] for i in ids], ids.tolist(), context, self._columns, step_timeout)
             self._processes.append(process)
         for process in self._processes:
             process.wait_ready()
-            process.on_failure = functools.partial(_end_all, weakref.ref(self))  # no cycle: see EnvProcess
+            self._supervisor.adopt(process)
 
-    def _group(self, ids: Sequence[int]) -> dict[EnvProcess, tuple[list[int], list[int]]]:
+    @property
+    def n_restarts(self) -> int:
+        """How many environments were started anew because they, or others in their process, broke."""
+        return self._supervisor.n_restarts
+
+    def _group(
+        self, ids: Sequence[int], leave_out: Container[int] = ()
+    ) -> dict[EnvProcess, tuple[list[int], list[int]]]:
         """Which process has which of the ids: (numbers within the process, positions in ids)."""
         groups: dict[EnvProcess, tuple[list[int], list[int]]] = {}
         for position, i in enumerate(ids):
+            if i in leave_out:
+                continue
             worker = self.workers[i]
             ks, positions = groups.setdefault(worker.process, ([], []))
             ks.append(worker.index)
@@ -374,8 +478,9 @@ class SubprocVectorEnv(BaseVectorEnv):
 
     def _step(self, ids: list[int], actions: Any) -> tuple[Any, ...]:
         """One message to each process and one back, whatever the number of environments."""
-        everybody = ids is self._all
-        groups = self._everybody if everybody else self._group(ids)
+        restarted = self._supervisor.first  # these have begun an episode that the caller has not seen yet
+        everybody = ids is self._all and not restarted
+        groups = self._everybody if everybody else self._group(ids, restarted)
         columns, rows = self._columns, None if everybody else ids
         shared = columns is not None and columns.put_actions(rows, actions)
         for process, (ks, positions) in groups.items():
@@ -387,16 +492,30 @@ class SubprocVectorEnv(BaseVectorEnv):
         sent: dict[int, Any] = {}
         for process, (_, positions) in groups.items():
             reply = process.recv()
-            if reply is not None:
+            if reply is not None and reply is not LOST:
                 sent.update(reply[0])
                 for position, info in zip(positions, reply[1], strict=True):
                     infos[position] = info
-        if columns is not None and not sent:
+        self.reset_rows = None
+        if columns is not None and not sent and not restarted:
             return *columns.results(rows, self.stack_dicts), tag_infos(ids, infos)
         workers = [self.workers[i] for i in ids]
+        if restarted:
+            return self._collate(
+                ids, [_result(worker, sent, info) for worker, info in zip(workers, infos, strict=True)]
+            )
         results = [
             (*worker.process.step_result(worker.index, sent), info) for worker, info in zip(workers, infos, strict=True)
         ]
+        return collate(ids, results, self.stack_dicts)
+
+    def _collate(self, ids: list[int], results: list[Any]) -> tuple[Any, ...]:
+        """Results of steps, some of which may have ended with a new worker."""
+        fresh = np.array([type(result) is Restarted for result in results])
+        self.reset_rows = fresh if fresh.any() else None
+        if self.reset_rows is not None and not fresh.all():  # rewards of the same shape: one number or one per agent
+            no_reward = np.zeros_like(results[int(np.flatnonzero(~fresh)[0])][1])
+            results = [r._replace(rew=no_reward) if type(r) is Restarted else r for r in results]
         return collate(ids, results, self.stack_dicts)
 
     def _reset(self, ids: list[int], kwargs: list[dict[str, Any]]) -> Sequence[tuple[Any, dict[str, Any]]]:
@@ -407,6 +526,7 @@ class SubprocVectorEnv(BaseVectorEnv):
         for process, (ks, positions) in groups.items():
             for k, position, reply in zip(ks, positions, process.recv(), strict=True):
                 results[position] = process.reset_result(k, reply)
+        self._supervisor.note_reset(ids, kwargs)
         return [results[position] for position in range(len(ids))]
 
     def _seed(self, seeds: list[int | None]) -> list[list[int | None] | None]:
@@ -415,7 +535,17 @@ class SubprocVectorEnv(BaseVectorEnv):
             process.send("seed", ks, _rows(seeds, positions))
         for worker, seed in zip(self.workers, seeds, strict=True):
             worker.seed_copy(seed)
-        return [result for process in groups for result in process.recv()]
+        results = [result for process in groups for result in process.recv()]
+        self._supervisor.note_seeds(seeds)
+        return results
+
+    def _failed(self, i: int, error: Exception) -> None:
+        """The error names the environment already, and the workers have ended."""
+
+    def set_env_attr(self, key: str, value: Any, id: Ids | None = None) -> None:
+        """Set an attribute of the innermost (unwrapped) environments, and of those that may take their place."""
+        super().set_env_attr(key, value, id)
+        self._supervisor.note_attribute(self._wrap_id(id), key, value)
 
     def close(self) -> None:
         """End all worker processes; each may close its environments first."""
@@ -425,6 +555,13 @@ class SubprocVectorEnv(BaseVectorEnv):
 
 def _rows(items: Any, positions: list[int]) -> Any:
     return items[positions] if isinstance(items, np.ndarray) else [items[p] for p in positions]
+
+
+def _result(worker: SubprocEnvWorker, sent: dict[int, Any], info: dict[str, Any]) -> Any:
+    """Result of a step in which, or before which, the worker may have been replaced."""
+    if worker.is_restarted:
+        return worker.process.restarted(worker.index)
+    return *worker.process.step_result(worker.index, sent), info
 
 
 def _end_all(ref: "weakref.ref[SubprocVectorEnv]") -> None:
@@ -444,13 +581,20 @@ class ShmemVectorEnv(SubprocVectorEnv):
         context: Context | None = None,
         *,
         num_workers: int | None = None,
-        on_error: Literal["raise"] = "raise",
+        on_error: OnError = "raise",
+        step_timeout: float | None = None,
+        max_restarts: int = 10,
     ) -> None:
-        super().__init__(env_fns, wait_num, timeout, True, context, num_workers=num_workers, on_error=on_error)
+        super().__init__(
+            env_fns, wait_num, timeout, True, context,
+            num_workers=num_workers, on_error=on_error, step_timeout=step_timeout, max_restarts=max_restarts,
+        )  # fmt: skip
 
 
 class RayVectorEnv(BaseVectorEnv):
     """Environments in Ray actors (``pip install 'rlpolicy[ray]'``). Starts Ray here unless it runs already.
+
+    An error of an environment is raised here, with a note that has its id; all actors end.
 
     Parameters as in :class:`BaseVectorEnv`.
     """
@@ -465,3 +609,7 @@ class RayVectorEnv(BaseVectorEnv):
         if not ray.is_initialized():
             ray.init()
         super().__init__(env_fns, RayEnvWorker, wait_num, timeout)
+
+    def _failed(self, i: int, error: Exception) -> None:
+        super()._failed(i, error)
+        self.close()

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.rng import make_generator
+from rlpolicy.utils.rng import generator_from, generator_state, make_generator
 from rlpolicy.utils.schedules import Schedule
 
 Size = int | Sequence[int]
@@ -48,6 +48,33 @@ class Scheduled:
             self._schedule = scale
             scale = scale(0)
         self._set_scale(float(scale))
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that changes: every attribute that is a number, an array or None, and where the generator stands."""
+        values = {
+            name: value.copy() if isinstance(value, np.ndarray) else value
+            for name, value in vars(self).items()
+            if value is None or isinstance(value, bool | int | float | str | np.ndarray | np.generic)
+        }
+        values.pop("_schedule", None)
+        rng = None if self._rng is None else generator_state(self._rng)
+        return {"values": values, "rng": rng, "is_scheduled": self._schedule is not None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called. The schedule, which is a function, stays this object's own.
+
+        :raises ValueError: the state is that of another kind of noise.
+        """
+        values = state["values"]
+        if not values.keys() <= vars(self).keys():
+            raise ValueError(f"{type(self).__name__} has no {', '.join(sorted(values.keys() - vars(self).keys()))}")
+        if state["is_scheduled"] and self._schedule is None:
+            raise ValueError(f"the {type(self).__name__} that was saved followed a schedule, this one has none")
+        rng = state["rng"]
+        self._rng = None if rng is None else generator_from(rng)  # type: ignore[assignment]  # a numpy one was saved
+        vars(self).update(values)
+        if not state["is_scheduled"]:  # a scale that was set by hand
+            self._schedule = None
 
     def _set_scale(self, scale: float) -> None:
         raise NotImplementedError(f"{type(self).__name__} has no scale to follow a schedule")

@@ -13,6 +13,10 @@ from rlpolicy.policy.modelfree.fqf import FQFPolicy
 from rlpolicy.policy.modelfree.iqn import IQNPolicy
 from rlpolicy.policy.modelfree.qrdqn import QRDQNPolicy
 from rlpolicy.policy.modelfree.rainbow import RainbowPolicy
+from rlpolicy.policy.modelfree.recurrent_ddpg import RecurrentDDPGPolicy
+from rlpolicy.policy.modelfree.recurrent_dqn import RecurrentDQNPolicy
+from rlpolicy.policy.modelfree.recurrent_sac import RecurrentSACPolicy
+from rlpolicy.policy.modelfree.recurrent_td3 import RecurrentTD3Policy
 from rlpolicy.policy.modelfree.redq import REDQPolicy
 from rlpolicy.policy.modelfree.sac import SACPolicy
 from rlpolicy.policy.modelfree.td3 import TD3Policy
@@ -36,6 +40,10 @@ __all__ = [
     "RainbowPolicy",
     "RandomActionPolicy",
     "RandomPolicy",
+    "RecurrentDDPGPolicy",
+    "RecurrentDQNPolicy",
+    "RecurrentSACPolicy",
+    "RecurrentTD3Policy",
     "SACPolicy",
     "TD3Policy",
     "TQCPolicy",

@@ -1,6 +1,7 @@
 """What every policy can do: act, map its actions, and update itself from a buffer."""
 
 import logging
+import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -12,17 +13,22 @@ import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LRScheduler
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingStats
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
+from rlpolicy.policy.bundle import load_policy, save_policy
+from rlpolicy.policy.export import export_policy
+from rlpolicy.policy.observations import ObsStatistics
+from rlpolicy.policy.resume import load_training_state, training_state
 from rlpolicy.policy.returns import follow_steps, gae_return
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
-from rlpolicy.utils.optim import polyak_update
+from rlpolicy.utils.lr_scheduler import AnyLRScheduler, step_after_update
+from rlpolicy.utils.net.inputs import see_through
+from rlpolicy.utils.optim import TModule, polyak_update
+from rlpolicy.utils.watch import running
 
 __all__ = [
     "BasePolicy",
@@ -33,7 +39,7 @@ __all__ = [
     "policy_within_training_step",
 ]
 
-TLearningRateScheduler: TypeAlias = LRScheduler | MultipleLRSchedulers
+TLearningRateScheduler: TypeAlias = AnyLRScheduler
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +68,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     :param action_scaling: stretch raw actions from [-1, 1] over the bounds of the (Box) action space.
     :param action_bound_method: how raw actions are brought into [-1, 1]: "clip", "tanh" or None. For a Box only.
     :param lr_scheduler: stepped after every update.
+    :param obs_preprocessor: see :class:`~rlpolicy.policy.options.PolicyOptions`. A subclass passes each network that
+        gets observations through :meth:`preprocessed`.
     :raises ValueError: another space, an unknown method, or scaling without a bounded Box.
     """
 
@@ -79,17 +87,34 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         action_scaling: bool = False,
         action_bound_method: BoundMethod = "clip",
         lr_scheduler: TLearningRateScheduler | None = None,
+        obs_preprocessor: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.action_type: ActionType = action_type_of(action_space)
         self._action_map = ActionMap(action_space, action_scaling, action_bound_method)
         self.observation_space = observation_space
         self.lr_scheduler = lr_scheduler
+        self.obs_preprocessor = obs_preprocessor  # before all networks: copies of these then find the copied one
+        if hasattr(obs_preprocessor, "update"):
+            self._obs_statistics = ObsStatistics()
         self.agent_id = 0
         self.updating = False
         """True while :meth:`update` runs."""
         self.is_within_training_step = False
         """True inside :func:`policy_within_training_step`, as during all training collects and updates of a trainer."""
+
+    def preprocessed(self, net: TModule) -> TModule:
+        """Let a network see observations through ``obs_preprocessor``; without one nothing happens.
+
+        :param net: called with observations as its first argument.
+        :return: the network itself.
+        """
+        see_through(net, self.obs_preprocessor)
+        return net
+
+    def network_obs(self, obs: Any) -> Any:
+        """The part of observations that networks are called with; here all of it."""
+        return obs
 
     @property
     def action_space(self) -> spaces.Space[Any]:
@@ -175,10 +200,86 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         """
 
     def step_to(self, env_step: int) -> None:
-        """Let whatever follows a schedule, such as the exploration noise, take its value for ``env_step``."""
+        """Let whatever follows a schedule, such as learning rate and noise, take its value for ``env_step``.
+
+        The trainer calls this before every collect.
+        """
+        step_to = getattr(self.lr_scheduler, "step_to", None)
+        if step_to is not None:
+            step_to(env_step)
 
     def seed(self, seed: int | None = None) -> None:
         """Restart the generators that the policy owns, such as the exploration noise's."""
+
+    # -- resuming ---------------------------------------------------------------------------------------------------
+
+    training_counters: tuple[str, ...] = ()
+    """Names of attributes that change during training and are in no network: numbers, strings, arrays, or dicts of
+    these. A policy (or one of its modules) that has such attributes lists them, so that a checkpoint holds them."""
+
+    def training_state(self) -> dict[str, Any]:
+        """All that training changes: networks, optimisers, schedulers, noise, generators, counters."""
+        return training_state(self)
+
+    def load_training_state(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`training_state` was called, in a policy that was built alike.
+
+        :raises ValueError: it was not.
+        """
+        load_training_state(self, state)
+
+    # -- files ------------------------------------------------------------------------------------------------------
+
+    acting_options: tuple[str, ...] = ("deterministic_eval",)
+    """Names of attributes, as far as they exist, that decide how the policy acts beside its weights: numbers, bools,
+    strings or None. They are part of what :meth:`save` writes."""
+
+    def save(self, path: str | os.PathLike[str], obs: Any = None) -> None:
+        """Write the policy as a folder: weights (the ``state_dict``), spaces, action mapping, options, versions.
+
+        The folder appears whole or not at all, and replaces an older one of a policy. What the policy says about some
+        observations is written as well, so that :meth:`load` can see whether another one acts alike. For training to go
+        on, save the trainer.
+
+        :param obs: these observations, (B, ...) or a dict of such; None: random ones of ``observation_space``, or none
+            if that is unknown.
+        :raises FileExistsError: something else lies at ``path``.
+        :raises TypeError: a space that cannot be written.
+        """
+        save_policy(self, path, obs)
+
+    def load(self, path: str | os.PathLike[str]) -> None:
+        """Act as the policy that was saved; this one must be built alike.
+
+        Everything is read and checked first; after an error this policy is as it was.
+
+        :raises FileNotFoundError: there is nothing at ``path``.
+        :raises rlpolicy.utils.errors.DamagedFile: it is damaged, of another format, or no policy (a ValueError).
+        :raises ValueError: another algorithm, spaces, action mapping, options or networks; the message says which.
+        """
+        load_policy(self, path)
+
+    def export(
+        self, path: str | os.PathLike[str], format: Literal["onnx", "safetensors"] | None = None, obs: Any = None
+    ) -> None:
+        """Write the policy for other programs, checked against this one. Needs the extra ``export``.
+
+        "onnx": the deterministic action, mapped to the environment's. Inputs ``obs`` (or ``obs.name``, ... of dict
+        observations) and, of a recurrent policy, ``state.name``, ..., zeros at the beginning of an episode; outputs
+        ``action``, ``logits`` for discrete actions, ``next_state.name``, ...; all of any batch size. IQN, whose
+        fractions are random, is asked at even ones.
+
+        "safetensors": the weights (the ``state_dict``). Spaces and action mapping are in the metadata of both.
+
+        :param path: of the file, which appears whole or not at all and replaces an older one.
+        :param format: None: what ``path`` ends in.
+        :param obs: observations for the check, (B, ...) or a dict of such, of the dtype that others will give; None:
+            random ones of ``observation_space``.
+        :raises rlpolicy.utils.errors.MissingExtra: a package is missing.
+        :raises ValueError: another format, or no observations for ONNX.
+        :raises RuntimeError: what was exported does not do what the policy does.
+        """
+        export_policy(self, path, format, obs)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -193,8 +294,13 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         if buffer is None:
             return TrainingStats()  # type: ignore[return-value]
         start = time.perf_counter()
-        batch, indices = buffer.sample(sample_size)
-        self.updating = True
+        if self.obs_preprocessor is not None:
+            self.count_observations(buffer)
+        batch, indices = self._minibatch(sample_size, buffer)
+        if (watch := running()) is not None:
+            watch.on_minibatch(batch, indices)
+        flags = self.__dict__  # nn.Module's own way to set an attribute takes 3 us
+        flags["updating"] = True
         try:
             if self._compiled is not None and self._compiled.takes(batch, kwargs):
                 stats: TTrainingStats = self._compiled(batch, buffer, indices)
@@ -203,11 +309,21 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
                 stats = self.learn(batch, **kwargs)
             self.post_process_fn(batch, buffer, indices)
             if self.lr_scheduler is not None:
-                self.lr_scheduler.step()
+                step_after_update(self.lr_scheduler, stats)
         finally:
-            self.updating = False
+            flags["updating"] = False
         stats.train_time = time.perf_counter() - start
         return stats
+
+    def count_observations(self, buffer: ReplayBuffer) -> None:
+        """Give ``obs_preprocessor`` the observations that are new in the buffer; :meth:`update` begins with this.
+
+        Nothing happens without a preprocessor that keeps statistics, nor in evaluation mode.
+        """
+        update: Callable[[Any], None] | None = getattr(self.obs_preprocessor, "update", None)
+        if update is not None and self.training:
+            for obs in self._obs_statistics.new_in(buffer):
+                update(self.network_obs(obs))
 
     def compile(self, *, checks: int = 3, backend: Literal["native", "torch"] | None = None) -> Self:  # type: ignore[override]  # of nn.Module
         """From now on update without autograd, on flat vectors of parameters: faster on a CPU, and the same numbers.
@@ -233,6 +349,10 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     def is_compiled(self) -> bool:
         """Whether updates are computed without autograd, as :meth:`compile` asked for; False: they are eager."""
         return self._compiled is not None
+
+    def _minibatch(self, sample_size: int | None, buffer: ReplayBuffer) -> tuple[Batch, NDArray[np.int64]]:
+        """What an update learns from, and its rows; policies that learn from sequences ask for these instead."""
+        return buffer.sample(sample_size)
 
     def process_buffer(self, buffer: ReplayBuffer) -> ReplayBuffer:
         """Change a given buffer once before offline training; here it is returned as it is."""

@@ -15,7 +15,8 @@ from torch.optim import Optimizer
 from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.options import require_box, require_counts, require_fractions, require_max_grad_norm
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.optim import clone_optimizer
+from rlpolicy.utils.net.inputs import SeesThrough, see_through
+from rlpolicy.utils.optim import TModule, clone_optimizer
 
 
 def require_actor_critic(
@@ -41,12 +42,12 @@ def require_actor_critic(
 
 
 def second_critic(
-    critic: nn.Module,
+    critic: TModule,
     critic_optim: Optimizer,
-    critic2: nn.Module | None,
+    critic2: TModule | None,
     critic2_optim: Optimizer | None,
-) -> tuple[nn.Module, Optimizer]:
-    """The second critic and its optimiser as given, or new ones made like the first.
+) -> tuple[TModule, Optimizer]:
+    """The second critic and its optimiser as given, or new ones made like the first; it sees what the first sees.
 
     The new critic gets initial weights of its own (``reset_parameters`` of its layers): trained on the same data from
     the same weights it would stay equal to the first for ever, and the smaller of the two would be no more cautious
@@ -57,6 +58,8 @@ def second_critic(
     if critic2 is not None:
         if critic2_optim is None:
             raise InvalidArgument("critic2_optim must be provided if critic2 is provided")
+        hook = SeesThrough.of(critic)
+        see_through(critic2, None if hook is None else hook.preprocessor)
         return critic2, critic2_optim
     if critic2_optim is not None:
         raise InvalidArgument("critic2_optim is given without the critic2 whose parameters it has: pass critic2, too")

@@ -54,7 +54,8 @@ class NoisyActions:
             noise.reset(rows)
 
     def step_to(self, env_step: int) -> None:
-        """Set the noise's scale to what its schedule says."""
+        """Set the noise's scale, and the learning rate, to what their schedules say."""
+        super().step_to(env_step)  # type: ignore[misc]  # that of BasePolicy
         if self._exploration_noise is not None:
             self._exploration_noise.step_to(env_step)
 
@@ -96,7 +97,8 @@ class EpsilonGreedyActions:
         return self._epsilon(act, self.max_action_num, mask)
 
     def step_to(self, env_step: int) -> None:
-        """Set epsilon to what its schedule says."""
+        """Set epsilon, and the learning rate, to what their schedules say."""
+        super().step_to(env_step)  # type: ignore[misc]  # that of BasePolicy
         self._epsilon.step_to(env_step)
 
     def seed(self, seed: int | None = None) -> None:

@@ -1,13 +1,28 @@
-"""Checks of constructor options that several algorithms share."""
+"""Constructor options that all algorithms share, and checks of those that several share."""
 
 import warnings
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 from gymnasium import spaces
 from torch import nn
 
 from rlpolicy.utils.errors import InvalidArgument
+
+
+class PolicyOptions(TypedDict, total=False):
+    """Keyword arguments that every policy takes and hands on to :class:`~rlpolicy.policy.base.BasePolicy`."""
+
+    obs_preprocessor: nn.Module | None
+    """What all networks of the policy, targets included, see observations through, such as
+    :class:`~rlpolicy.utils.net.scaler.RunningStandardScaler`; None: they see them as they are.
+
+    It is called with (B, ...) observations: tensors of the networks' dtype (images keep theirs), or a Batch of them
+    for observations with keys; a module whose attribute ``takes_arrays`` is True gets them as they come. It belongs to
+    the policy's ``state_dict``, moves with it, and is not trained. If it has a method ``update(obs)``, every
+    observation that the buffer stores is given to it once: at the beginning of each ``policy.update`` those that are
+    new, in training mode. Nothing else moves its statistics, so within one update targets and losses see through the
+    same."""
 
 
 def require_fractions(**options: float) -> None:

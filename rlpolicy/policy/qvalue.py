@@ -14,10 +14,11 @@ from torch import Tensor, nn
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.options import require_counts, require_discrete, require_fractions, require_max_grad_norm
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.net.inputs import output_and_state
+from rlpolicy.utils.net.inputs import output_and_state, see_through
 from rlpolicy.utils.optim import hard_update, lagged_copy, polyak_update
 
 ModelName = Literal["model", "model_old"]
@@ -33,9 +34,11 @@ class LaggedModel(nn.Module):
     model: nn.Module
     model_old: nn.Module
     """The lagging copy; does not exist without ``target_update_freq`` or ``tau``."""
+    training_counters: tuple[str, ...] = ("_iter",)
 
     def _set_model(self, model: nn.Module, target_update_freq: int, tau: float | None) -> None:
         """Keep the network and make its copy; neither option given: there is none."""
+        see_through(model, getattr(self, "obs_preprocessor", None))
         self.model = model
         self.freq, self.tau = target_update_freq, tau
         self._target = target_update_freq > 0 or tau is not None
@@ -55,6 +58,18 @@ class LaggedModel(nn.Module):
             self.model_old.eval()
         return self
 
+    def network_obs(self, obs: Any) -> Any:
+        """What the network sees of observations that may be an envelope, see :func:`split_mask`."""
+        return split_mask(obs)[0]
+
+    def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
+        """Q values (B, n), or (B, branches, n), of what the network returned; -inf as ``mask`` forbids."""
+        return forbid(logits, mask)
+
+    def _greedy(self, logits: Tensor, mask: Any) -> Tensor:
+        """The best allowed actions by :meth:`compute_q_value`, which subclasses may define anew: (B,) int64."""
+        return self.compute_q_value(logits, mask).argmax(dim=-1)
+
     def sync_weight(self) -> None:
         """Move the copy: θ' <- θ, or θ' <- τ θ + (1 - τ) θ' with ``tau``."""
         if self.tau is None:
@@ -69,7 +84,7 @@ class LaggedModel(nn.Module):
 
     def _after_step(self) -> None:
         """Count the update, and let a soft copy follow it."""
-        self._iter += 1
+        self.__dict__["_iter"] += 1  # nn.Module's own way to set an attribute takes 3 us
         if self.tau is not None:
             self.sync_weight()
 
@@ -183,6 +198,11 @@ def greedy(q: Tensor, mask: Any) -> Tensor:
     return forbid(q, mask).argmax(dim=-1)
 
 
+def as_action(act: Tensor) -> Any:
+    """Chosen actions as collectors take them, an array; for ``torch.export``, which knows no arrays, as they are."""
+    return act if torch.compiler.is_compiling() else to_numpy(act)
+
+
 def of_action(values: Tensor, act: Any) -> Tensor:
     """The entries of one action per row: (B, n) -> (B,), or (B, n, K) -> (B, K).
 
@@ -232,7 +252,7 @@ def categorical_projection(support: Tensor, shifted: Tensor, probs: Tensor) -> T
     position = position.clamp(0.0, last)
     lower = position.floor().clamp(max=last - 1)
     share = position - lower  # of the upper neighbour
-    index = lower.to(torch.int64)
+    index = lower.nan_to_num(0.0).to(torch.int64)  # NaN goes on in ``share``; as an index it would end a CUDA process
     m = torch.zeros_like(probs)
     m.scatter_add_(1, index, probs * (1.0 - share))
     m.scatter_add_(1, index + 1, probs * share)

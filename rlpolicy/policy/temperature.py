@@ -84,6 +84,11 @@ class Temperature(nn.Module):
         else:
             self.set(alpha)
 
+    @property
+    def training_counters(self) -> tuple[str, ...]:
+        """A fixed α may have been changed by hand."""
+        return () if self.is_auto else ("value",)
+
     def set(self, alpha: Any) -> None:
         """Set a fixed α by hand."""
         if self.is_auto:
@@ -162,6 +167,21 @@ class Tempered:
     @alpha.setter
     def alpha(self, alpha: float) -> None:
         self.temperature.set(alpha)
+
+    @property
+    def target_entropy(self) -> float:
+        """H̄ in nats. Like the next two it exists only when α is learned."""
+        return self.temperature.target_entropy
+
+    @property
+    def log_alpha(self) -> Tensor:
+        """log α, (1,)."""
+        return self.temperature.log_alpha
+
+    @property
+    def alpha_optim(self) -> Optimizer:
+        """The optimiser of log α."""
+        return self.temperature.optim
 
     @property
     def is_auto_alpha(self) -> bool:

@@ -20,22 +20,25 @@ from rlpolicy.data.stats import (
 from rlpolicy.policy.base import BasePolicy, policy_within_training_step
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.callbacks.base import Callback, CallbackList
+from rlpolicy.trainer.checkpoint import Interruption, Progress
+from rlpolicy.trainer.finite import FiniteGuard, NanPolicy
 from rlpolicy.trainer.report import EpochBar, epoch_line, test_line
+from rlpolicy.trainer.resumable import Resumable
+from rlpolicy.trainer.signals import stop_on_signals
 from rlpolicy.trainer.utils import (
-    CollectTotals,
     RewardMetric,
     apply_reward_metric,
     gather_info,
     seed_collector,
     test_episode,
 )
-from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.errors import InvalidArgument, NonFinite
 from rlpolicy.utils.logger.base import BaseLogger, LazyLogger
 from rlpolicy.utils.statistics import MovAvg
 from rlpolicy.utils.warning import deprecation
 
 
-class BaseTrainer(ABC):
+class BaseTrainer(Resumable, ABC):
     """Trains a policy in epochs: collect, update, and test at the end of each.
 
     ``run()`` trains to the end and returns :class:`~rlpolicy.data.stats.InfoStats`; iterating gives one
@@ -77,6 +80,16 @@ class BaseTrainer(ABC):
     :param random_steps: off-policy: so many first environment steps are taken at random instead of by the policy.
     :param learning_starts: off-policy: no gradient steps before so many environment steps, nor made up for later.
     :param gradient_steps_per_collect: off-policy: gradient steps per collect, in place of ``update_per_step``.
+    :param frame_skip: frames per environment step, where the environments repeat each action. Everything that
+        counts environment steps (``env_step``, ``step_per_epoch``, ``total_steps``, ``random_steps``,
+        ``learning_starts``, schedules, logs) then counts frames; ``step_per_collect`` and ``update_per_step`` go on to
+        count steps, that is, decisions.
+    :param nan_policy: what happens when a loss, gradient, weight, action, observation or reward is NaN or infinite.
+        It is said what, in which network or key, of which environment, in which step; and the minibatch is written
+        beside the run, see :func:`~rlpolicy.trainer.post_mortem.read_post_mortem`. "raise": a
+        :class:`~rlpolicy.utils.errors.NonFinite`; "stop": the run ends as after :meth:`request_stop`; "skip": the
+        update is undone and counted in ``InfoStats.skipped_updates``, at the cost of a look at every gradient and a
+        copy of the weights per update (what collectors find still raises). No checkpoint is made of such weights.
     :raises ValueError: arguments that are missing, out of range, or contradict each other.
     """
 
@@ -113,6 +126,8 @@ class BaseTrainer(ABC):
         random_steps: int = 0,
         learning_starts: int = 0,
         gradient_steps_per_collect: int | None = None,
+        frame_skip: int = 1,
+        nan_policy: NanPolicy = "raise",
     ) -> None:
         if save_fn is not None:
             if save_best_fn is not None:
@@ -132,7 +147,7 @@ class BaseTrainer(ABC):
         self.verbose, self.show_progress = verbose, show_progress
         self.seed, self.total_steps = seed, total_steps
         self.random_steps, self.learning_starts = random_steps, learning_starts
-        self.gradient_steps_per_collect = gradient_steps_per_collect
+        self.gradient_steps_per_collect, self.frame_skip = gradient_steps_per_collect, frame_skip
         _require_positive(
             max_epoch=max_epoch,
             batch_size=batch_size or None,
@@ -143,6 +158,7 @@ class BaseTrainer(ABC):
             episode_per_collect=episode_per_collect,
             repeat_per_collect=repeat_per_collect,
             gradient_steps_per_collect=gradient_steps_per_collect,
+            frame_skip=frame_skip,
         )
         if (max_epoch is None) == (total_steps is None):
             raise ValueError(f"give either max_epoch or total_steps, got {max_epoch} and {total_steps}")
@@ -156,6 +172,7 @@ class BaseTrainer(ABC):
             and train_collector.policy is policy
         )
         self._callbacks = CallbackList(callbacks)
+        self._finite = FiniteGuard(self, nan_policy)
         self._clear()
 
     def _check(self) -> None:
@@ -203,8 +220,13 @@ class BaseTrainer(ABC):
         """What every epoch of this run did."""
         self.stat: dict[str, MovAvg] = {}
         """Moving averages of the losses, by name."""
+        self.skipped_updates = 0
+        """Updates that ``nan_policy="skip"`` has undone."""
         self.policy_update_time = 0.0
+        self.phase_seconds: dict[str, float] = {}
+        """Seconds per phase, for ``InfoStats.timing.phases``; filled by ``LogTimings``."""
         self.start_time = time.time()
+        self._clear_resume()
 
     def reset(self, reset_collectors: bool = False, reset_buffer: bool = False) -> None:
         """Begin a run: seed, zero (or restore) the counters, test once, call ``save_best_fn``.
@@ -215,13 +237,11 @@ class BaseTrainer(ABC):
         :param reset_buffer: with ``reset_collectors``: empty the buffers as well.
         """
         self._clear()
-        collectors = {"train": self.train_collector, "test": self.test_collector}
+        self._is_busy = True
         seeds = None if self.seed is None else seed_everything(self.seed)
         if seeds is not None:
             self.policy.seed(seeds.one("policy"))
-        for name, collector in collectors.items():
-            if collector is None:
-                continue
+        for name, collector in self._collectors().items():
             collector.reset_stat()
             if reset_collectors:
                 collector.reset(reset_buffer=reset_buffer)
@@ -238,6 +258,12 @@ class BaseTrainer(ABC):
             self.test_step()
         elif self.save_best_fn is not None:
             self.save_best_fn(self.policy)
+        self._rest()
+
+    def _collectors(self) -> dict[str, Collector]:
+        """Those that there are, by their part in the experiment."""
+        both = {"train": self.train_collector, "test": self.test_collector}
+        return {name: collector for name, collector in both.items() if collector is not None}
 
     def request_stop(self, reason: str) -> None:
         """End the training after the step that is running; ``InfoStats.stop_reason`` says "requested: ..."."""
@@ -259,32 +285,45 @@ class BaseTrainer(ABC):
     def run(
         self, reset_prior_to_run: bool = True, reset_collectors: bool = False, reset_buffer: bool = False
     ) -> InfoStats:
-        """Train to the end.
+        """Train to the end. SIGINT (Ctrl-C) and SIGTERM end the run after the step that is running, as
+        :meth:`request_stop` does; a second SIGINT ends it at once.
 
-        :param reset_prior_to_run: begin anew with :meth:`reset`, which gets the other two arguments; else go on.
+        :param reset_prior_to_run: begin anew with :meth:`reset`, which gets the other two arguments; else go on. After
+            :meth:`load` the run always goes on.
         """
-        if reset_prior_to_run:
-            self.reset(reset_collectors, reset_buffer)
-        while not self.stop_reason:
-            next(self)
-        self._finish()
+        with stop_on_signals(self.request_stop):
+            if not self._go_on() and reset_prior_to_run:
+                self.reset(reset_collectors, reset_buffer)
+            while not self.stop_reason:
+                next(self)
+            self._finish()
         return self._info()
 
     def __iter__(self) -> Self:
-        self.reset()
+        if not self._go_on():
+            self.reset()
         return self
 
     def __next__(self) -> EpochStats:
         """Train one epoch."""
         if not self._is_started:
             self.reset()
+        self._go_on()
         if self.stop_reason:  # requested since the last epoch
             self._finish()
             raise StopIteration
-        self.epoch += 1
-        self._emit("on_epoch_start")
-        collected, trained, tested = self._train_epoch()
-        self.logger.save_data(self.epoch, self.env_step, self.gradient_step, self.save_checkpoint_fn)
+        with self._breakable():
+            return self._epoch()
+
+    def _epoch(self) -> EpochStats:
+        """One epoch, or what is left of it."""
+        if self._progress is None:
+            self.epoch += 1
+            self._progress = Progress()
+            self._emit("on_epoch_start")
+        collected, trained, tested = self._train_epoch(self._progress)
+        if self._finite.weights_are_fine():
+            self.logger.save_data(self.epoch, self.env_step, self.gradient_step, self.save_checkpoint_fn)
         tested = tested or self._end_of_epoch_test(collected)
         self._stop_if_over()
         stats = EpochStats(
@@ -295,17 +334,21 @@ class BaseTrainer(ABC):
             info_stat=self._info(),
         )
         self.history.append(stats)
+        self._progress = None
         self.logger.log_info_data(stats.info_stat, self.epoch)
         self._print(lambda: epoch_line(stats, self.max_epoch, self.env_step))
+        self._is_busy = False
         self._emit("on_epoch_end", stats)
+        self._rest()
         if self.stop_reason:
             self._finish()
         return stats
 
-    def _train_epoch(self) -> tuple[CollectStatsBase, TrainingStats | None, CollectStats | None]:
-        """Collect and update for ``step_per_epoch`` steps: all that was collected, the last update, the early test."""
-        collected = CollectTotals()
-        trained: TrainingStats | None = None
+    def _train_epoch(self, progress: Progress) -> tuple[CollectStatsBase, TrainingStats | None, CollectStats | None]:
+        """Collect and update for ``step_per_epoch`` steps: all that was collected, the last update, the early test.
+
+        :param progress: what the epoch has done so far, usually nothing.
+        """
         tested: CollectStats | None = None
         self.policy.train()
         description = f"Epoch #{self.epoch}"
@@ -313,20 +356,30 @@ class BaseTrainer(ABC):
             EpochBar(self.step_per_epoch, description, self.show_progress, leave=not self.verbose) as bar,
             policy_within_training_step(self.policy),
         ):
-            done = 0
-            while done < self.step_per_epoch and not self._is_over():
+            if progress.done:
+                bar.advance(progress.done, self.env_step, self.gradient_step, None, progress.trained)
+            while progress.done < self.step_per_epoch and not self._is_over():
+                self._is_busy = True
                 steps = 1
                 collect_stats = None
                 if self.train_collector is not None:
                     collect_stats, tested = self._collect_and_check()
-                    collected.add(collect_stats)
-                    steps = collect_stats.n_collected_steps
+                    if collect_stats is None:
+                        break
+                    progress.collected.add(collect_stats)
+                    steps = collect_stats.n_collected_steps * self.frame_skip
                 if tested is None:
-                    trained = self._update(collect_stats) or trained
-                done += steps
-                bar.advance(steps, self.env_step, self.gradient_step, collect_stats, trained)
-        all_collected = CollectStatsBase() if self.train_collector is None else collected.merged()
-        return all_collected, trained, tested
+                    progress.trained = self._update(collect_stats) or progress.trained
+                progress.done += steps
+                bar.advance(steps, self.env_step, self.gradient_step, collect_stats, progress.trained)
+                self._is_busy = False
+                self._emit("on_step_end")
+                self._rest()
+        self._is_busy = True
+        if self.stop_reason.startswith("requested"):
+            self._interruption = Interruption(progress, self.logger, self._callbacks)
+        collected = CollectStatsBase() if self.train_collector is None else progress.collected.merged()
+        return collected, progress.trained, tested
 
     def _is_over(self) -> bool:
         return bool(self.stop_reason) or (self.total_steps is not None and self.env_step >= self.total_steps)
@@ -340,8 +393,9 @@ class BaseTrainer(ABC):
         if self.train_fn is not None:
             self.train_fn(self.epoch, self.env_step)
         self.policy.step_to(self.env_step)
+        collector.buffer.step_to(self.env_step)
         stats = self._collect(collector)
-        self.env_step += stats.n_collected_steps
+        self.env_step += stats.n_collected_steps * self.frame_skip
         if stats.returns_stat is None:
             return stats, False
         apply_reward_metric(stats, self.reward_metric)
@@ -351,9 +405,16 @@ class BaseTrainer(ABC):
     def _collect(self, collector: Collector) -> CollectStats:
         return collector.collect(n_step=self.step_per_collect, n_episode=self.episode_per_collect)
 
-    def _collect_and_check(self) -> tuple[CollectStats, CollectStats | None]:
-        """Collect, and test at once if that looks good enough to stop: (collected, the test if it confirmed)."""
-        collected, is_promising = self.train_step()
+    def _collect_and_check(self) -> tuple[CollectStats | None, CollectStats | None]:
+        """Collect, and test at once if that looks good enough to stop: (collected, the test if it confirmed).
+
+        Nothing was collected when something was not finite and training is to stop.
+        """
+        try:
+            collected, is_promising = self.train_step()
+        except NonFinite as error:
+            self._finite.collected(error)
+            return None, None
         self._emit("on_collect", collected)
         if is_promising:
             tested = self.test_step()
@@ -394,9 +455,14 @@ class BaseTrainer(ABC):
         collector, n_episode = self.test_collector, self.episode_per_test
         assert collector is not None
         assert n_episode is not None
-        stats = test_episode(
-            self.policy, collector, self.test_fn, self.epoch, n_episode, self.logger, self.env_step, self.reward_metric
-        )
+        try:
+            stats = test_episode(
+                self.policy, collector, self.test_fn, self.epoch, n_episode, self.logger, self.env_step,
+                self.reward_metric,
+            )  # fmt: skip
+        except NonFinite as error:
+            self._finite.collected(error)
+            return CollectStats()
         self._compare_with_best(stats.returns_stat)
         if not self.history and self.epoch == self.start_epoch:
             self._print(lambda: test_line(stats, self.epoch))
@@ -405,7 +471,7 @@ class BaseTrainer(ABC):
 
     def _end_of_epoch_test(self, collected: CollectStatsBase) -> CollectStats | None:
         """The test at the end of an epoch; without a test collector the training episodes take its place."""
-        if self.stop_reason.startswith("requested"):
+        if self._interruption is not None:
             return None  # whoever asks for a stop does not want to wait for a test
         if self.test_collector is not None:
             return self.test_step()
@@ -418,6 +484,8 @@ class BaseTrainer(ABC):
             return
         self._has_best = True
         self.best_epoch, self.best_reward, self.best_reward_std = self.epoch, returns.mean, returns.std
+        if self.keep_best_weights:
+            self.best_weights = {k: v.detach().cpu().clone() for k, v in self.policy.state_dict().items()}
         if self.save_best_fn is not None:
             self.save_best_fn(self.policy)
 
@@ -449,6 +517,8 @@ class BaseTrainer(ABC):
             self.test_collector,
         )
         info.best_epoch, info.stop_reason = self.best_epoch, self.stop_reason
+        info.skipped_updates = self.skipped_updates
+        info.timing.phases = dict(self.phase_seconds)
         if self.train_collector is not None:
             info.train_step = self.env_step  # which goes on counting after resume_from_log
         return info

@@ -9,6 +9,7 @@ from rlpolicy.data.stats import CollectStats, InfoStats, TrainingStats
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.trainer.base import BaseTrainer
 from rlpolicy.trainer.callbacks.base import Callback
+from rlpolicy.trainer.finite import NanPolicy
 from rlpolicy.trainer.utils import RewardMetric
 from rlpolicy.utils.logger.base import BaseLogger
 
@@ -38,6 +39,12 @@ class OffpolicyTrainer(BaseTrainer):
         self._updates_per_step = Fraction(self.update_per_step).limit_denominator(1_000_000)
         self._owed = Fraction(0)
 
+    def _own_state(self) -> dict[str, Any]:
+        return {"owed": [self._owed.numerator, self._owed.denominator]}
+
+    def _load_own_state(self, state: dict[str, Any]) -> None:
+        self._owed = Fraction(*state["owed"])
+
     def _collect(self, collector: Collector) -> CollectStats:
         return collector.collect(
             n_step=self.step_per_collect,
@@ -51,8 +58,12 @@ class OffpolicyTrainer(BaseTrainer):
         assert self.train_collector is not None
         stats: TrainingStats | None = None
         for _ in range(self._updates_due(collect_stats.n_collected_steps)):
-            stats = self.policy.update(self.batch_size, self.train_collector.buffer)
-            self._after_update(stats)
+            new = self._finite.update(self.batch_size, self.train_collector.buffer)
+            if new is not None:
+                stats = new
+                self._after_update(stats)
+            elif self._finite.nan_policy == "stop":
+                break
         return stats
 
     def _updates_due(self, steps: int) -> int:
@@ -95,6 +106,8 @@ def offpolicy_trainer(
     learning_starts: int = 0,
     gradient_steps_per_collect: int | None = None,
     episode_per_collect: int | None = None,
+    frame_skip: int = 1,
+    nan_policy: NanPolicy = "raise",
 ) -> InfoStats:
     """Train to the end: ``OffpolicyTrainer(...).run()`` in the argument order of Tianshou 0.5.
 

@@ -80,6 +80,15 @@ class CollectTotals:
             self._returns.append(stats.returns)
             self._lens.append(stats.lens)
 
+    def state_dict(self) -> dict[str, Any]:
+        """The sums, as plain values."""
+        return {"sums": [self._steps, self._env_restarts, self._seconds], "returns": self._returns, "lens": self._lens}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from what :meth:`state_dict` gave."""
+        self._steps, self._env_restarts, self._seconds = state["sums"]
+        self._returns, self._lens = list(state["returns"]), list(state["lens"])
+
     def merged(self) -> CollectStats:
         """All collects as if they had been one."""
         merged = CollectStats(n_collected_steps=self._steps, n_env_restarts=self._env_restarts)

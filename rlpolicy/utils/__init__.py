@@ -4,7 +4,7 @@ from rlpolicy.utils.logger.base import BaseLogger, LazyLogger
 from rlpolicy.utils.logger.jsonl import CSVLogger, JSONLLogger
 from rlpolicy.utils.logger.tensorboard import BasicLogger, TensorboardLogger
 from rlpolicy.utils.logger.wandb import WandbLogger
-from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers
+from rlpolicy.utils.lr_scheduler import KLAdaptiveLR, MultipleLRSchedulers, ScheduledLR, make_lr_schedulers
 from rlpolicy.utils.progress_bar import DummyTqdm, tqdm_config
 from rlpolicy.utils.schedules import (
     ConstantSchedule,
@@ -13,7 +13,7 @@ from rlpolicy.utils.schedules import (
     LinearSchedule,
     Schedule,
 )
-from rlpolicy.utils.statistics import MovAvg, RunningMeanStd
+from rlpolicy.utils.statistics import MovAvg, RewardScaler, RunningMeanStd
 from rlpolicy.utils.warning import deprecation
 
 __all__ = [
@@ -25,14 +25,18 @@ __all__ = [
     "DummyTqdm",
     "ExponentialSchedule",
     "JSONLLogger",
+    "KLAdaptiveLR",
     "LazyLogger",
     "LinearSchedule",
     "MovAvg",
     "MultipleLRSchedulers",
+    "RewardScaler",
     "RunningMeanStd",
     "Schedule",
+    "ScheduledLR",
     "TensorboardLogger",
     "WandbLogger",
     "deprecation",
+    "make_lr_schedulers",
     "tqdm_config",
 ]

@@ -14,3 +14,11 @@ class MissingExtra(ImportError):
 
     def __init__(self, package: str, extra: str) -> None:
         super().__init__(f"this needs the package '{package}': pip install 'rlpolicy[{extra}]'")
+
+
+class DamagedFile(ValueError):
+    """A file is missing, damaged, or not what it should be; nothing of it was used."""
+
+
+class NonFinite(ValueError):
+    """A number is NaN or infinite where training needs a finite one."""

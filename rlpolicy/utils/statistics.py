@@ -96,3 +96,58 @@ class RunningMeanStd:
         else:
             self.mean, self.var = mean, var
         self.count = total
+
+
+class RewardScaler:
+    """Divides rewards by the size of the discounted returns so far; a ``reward_shaper`` for collectors.
+
+    ::
+
+        R <- γ R + r        per environment, from 0 at the beginning of each episode
+        r / sqrt(mean of R² over all steps so far + epsilon), clipped
+
+    So the values that critics learn stay of the order of 1, whatever the unit of the rewards. Rewards are only scaled,
+    not shifted, which would change what is best. What a buffer holds was scaled with the statistics of its time; these
+    soon move slowly.
+
+    :param gamma: γ, the policy's discount factor, in [0, 1].
+    :param clip_max: results lie in [-clip_max, clip_max]; None: no clipping.
+    :param epsilon: added to the mean square.
+    """
+
+    def __init__(self, gamma: float = 0.99, *, clip_max: float | None = 10.0, epsilon: float = 1e-16) -> None:
+        if not 0.0 <= gamma <= 1.0:
+            raise ValueError(f"gamma must be in [0, 1], got {gamma}")
+        if clip_max is not None and not clip_max > 0:
+            raise ValueError(f"clip_max must be positive or None, got {clip_max}")
+        self.gamma, self.clip_max, self.epsilon = gamma, clip_max, epsilon
+        self.count = 0
+        """Rewards so far."""
+        self.mean_square = 0.0
+        """Mean of R² over them."""
+        self.frozen = False
+        """True: rewards are scaled, but the statistics stand still."""
+        self._returns = np.zeros(0)
+
+    def __call__(self, rew: NDArray[Any], env_id: NDArray[np.int64], done: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """Scaled rewards of one step of the environments ``env_id``, each at most once; all of shape (k,)."""
+        rew = np.asarray(rew, np.float64)
+        if not self.frozen and len(rew):
+            missing = int(env_id.max()) + 1 - len(self._returns)
+            if missing > 0:
+                self._returns = np.append(self._returns, np.zeros(missing))
+            returns = self.gamma * self._returns[env_id] + rew
+            self.count += len(rew)
+            self.mean_square += float(np.sum(returns**2 - self.mean_square)) / self.count
+            self._returns[env_id] = np.where(done, 0.0, returns)
+        scaled = rew / math.sqrt(self.mean_square + self.epsilon)
+        return scaled if self.clip_max is None else np.clip(scaled, -self.clip_max, self.clip_max)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The statistics and the running returns."""
+        return {"count": self.count, "mean_square": self.mean_square, "returns": self._returns.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Take over :meth:`state_dict`."""
+        self.count, self.mean_square = int(state["count"]), float(state["mean_square"])
+        self._returns = np.array(state["returns"], np.float64)

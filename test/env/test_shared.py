@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+from rlpolicy.env.worker.failures import Failure
 from rlpolicy.env.worker.shared import SharedColumns
-from rlpolicy.env.worker.subproc import _Failure, _Server
+from rlpolicy.env.worker.subproc import _Server
 
 CONTEXT = multiprocessing.get_context()
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)
@@ -139,7 +140,7 @@ def test_server(kit: Any, shared: bool) -> None:
     assert ask("get", 0, "length") == 8
     assert ask("render", 1, {}).shape == (2, 2, 3)
     failure = ask("step", [1], ["no action"])
-    assert isinstance(failure, _Failure)
+    assert isinstance(failure, Failure)
     assert failure.env_id == 5
     assert isinstance(failure.exception(), ValueError)
     thread.join()

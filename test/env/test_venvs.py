@@ -415,8 +415,6 @@ class TestArguments:
 
 
 def test_arguments_of_processes(kit: Any, closing: Any) -> None:
-    with pytest.raises(ValueError, match="restarting workers is not available"):
-        SubprocVectorEnv(kit.fns(), on_error="restart")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="num_workers must be at least 1"):
         SubprocVectorEnv(kit.fns(), num_workers=0)
     with pytest.raises(ValueError, match="one process per environment"):
@@ -494,6 +492,31 @@ def test_ray(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [d["env_id"] for d in v.step([0] * 4)[4]] == [1, 2, 3]
     assert v.waiting_id == [0]
     assert [d["env_id"] for d in v.step(None)[4]] == [0]
+
+
+def test_ray_actors_end_when_one_fails(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    ray = FakeRay()
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    v = RayVectorEnv([lambda i=i: kit.BrokenEnv("value" if i == 1 else "never") for i in range(3)])
+    v.reset()
+    v.step([0] * 3), v.step([0] * 3)
+    with pytest.raises(ValueError, match="the robot fell") as caught:
+        v.step([0] * 3)
+    assert caught.value.__notes__ == ["raised by environment 1"]
+    assert v.is_closed
+    assert ray.killed == 3
+
+    class NoSpace(kit.CountingEnv):
+        @property
+        def action_space(self) -> Any:
+            raise KeyError("no space")
+
+        @action_space.setter
+        def action_space(self, space: Any) -> None: ...
+
+    with pytest.raises(KeyError, match="no space"):
+        RayVectorEnv([kit.CountingEnv, NoSpace])
+    assert ray.killed == 5
 
 
 def test_ray_is_named_when_missing(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,9 +18,6 @@ from rlpolicy.policy.base import BasePolicy
 sys.path.insert(0, str(Path(__file__).parent))
 from zoo import DISCRETE, OBS, SPACES, ZOO, make, transitions
 
-N_STEP = [name for name in ZOO if name != "bdq"]
-"""Branching DQN takes one-step targets only."""
-
 
 def filled(name: str, buffer: ReplayBuffer | None = None, n: int = 60, **options: Any) -> ReplayBuffer:
     """A buffer with n transitions."""
@@ -116,8 +113,6 @@ def test_modes_and_targets(name: str) -> None:
 
 
 def test_dict_observations(name: str) -> None:
-    if name == "bdq":
-        pytest.skip("BranchingNet takes arrays")
     policy, buffer = make(name, keys=("a", "b")), filled(name, dict_obs=True)
     flat, flat_buffer = make(name), filled(name)
     for p, b in ((policy, buffer), (flat, flat_buffer)):
@@ -129,8 +124,6 @@ def test_dict_observations(name: str) -> None:
 
 @pytest.mark.parametrize("n_step", [1, 3])
 def test_n_step(n_step: int, name: str) -> None:
-    if n_step > 1 and name not in N_STEP:
-        pytest.skip("one-step targets only")
     policy = make(name, estimation_step=n_step)
     batch = VectorReplayBuffer(100, 2, seed=1)
     rows = transitions(name, 60)
@@ -153,8 +146,8 @@ def test_prioritized_replay(name: str) -> None:
     assert len(np.unique(after[changed])) > 5
     heavy, light = make(name), make(name)
     for p, scale in ((heavy, 1.0), (light, 0.5)):
-        batch, indices = filled(name).sample(0)
-        batch.weight = np.full(60, scale)
+        batch, indices = p._minibatch(0, filled(name))
+        batch.weight = np.full(len(indices), scale)
         torch.manual_seed(0)
         batch = p.process_fn(batch, filled(name), indices)
         p.stats = p.learn(batch)
@@ -190,6 +183,23 @@ def test_masked_actions_are_never_chosen(name: str, eps: float) -> None:
     assert np.take_along_axis(batch.obs.mask, act[..., None], -1).all()
     if eps:
         assert len(np.unique(act)) > 1
+
+
+@pytest.mark.parametrize("name", ["dqn", "c51", "rainbow", "qrdqn", "iqn", "bdq"])
+def test_a_subclass_may_say_what_the_best_action_is(name: str) -> None:
+    """All choices of the greedy action, in acting and in targets, go by ``compute_q_value``."""
+    policy, buffer = make(name), filled(name)
+    asked: list[Any] = []
+
+    def first_allowed(logits: torch.Tensor, mask: Any) -> torch.Tensor:
+        asked.append(mask)
+        return -torch.arange(3.0).expand(logits.shape[: 2 if name != "bdq" else 3])
+
+    policy.compute_q_value = first_allowed
+    assert not acts(policy, name).any()
+    assert len(asked) == 1
+    policy.update(16, buffer)
+    assert len(asked) == 2
 
 
 def test_random_exploration_needs_no_forward(name: str) -> None:

@@ -147,7 +147,10 @@ def test_the_policys_view() -> None:
     assert holder.alpha == 0.5
     with pytest.raises(ValueError, match="-1"):
         holder.alpha = -1
+    assert not any(hasattr(holder, name) for name in ("target_entropy", "log_alpha", "alpha_optim"))  # as in Tianshou
     automatic = Holder(learned())
     assert automatic.is_auto_alpha
+    assert automatic.target_entropy == -3.0
+    assert automatic.alpha_optim.param_groups[0]["params"][0] is automatic.log_alpha
     with pytest.raises(ValueError, match="learned"):
         automatic.alpha = 0.5

@@ -13,8 +13,9 @@ from torch.optim import Adam
 from rlpolicy import policy as policies
 from rlpolicy.data.batch import Batch
 from rlpolicy.utils.net import discrete
-from rlpolicy.utils.net.common import BranchingNet, EnsembleLinear, Net
+from rlpolicy.utils.net.common import BranchingNet, DictNet, EnsembleLinear, Net
 from rlpolicy.utils.net.continuous import Actor, ActorProb, BatchRenorm, Critic
+from rlpolicy.utils.net.recurrent import Memory, MemoryNet
 
 OBS, N, A = 4, 3, 2
 DISCRETE = spaces.Discrete(N)
@@ -22,6 +23,9 @@ BRANCHES = spaces.MultiDiscrete([N, N])
 BOX = spaces.Box(-2.0, 2.0, (A,), np.float32)
 KEYS = ("a", "b")
 """Names of the parts of dict observations, of 3 and 1 numbers."""
+SIZES = {"a": 3, "b": 1, "inner.b": 1}
+IMAGE = "image and a"
+"""Instead of keys: networks that see the entry "image", (1, 6, 6), through a convolution, and the entry "a"."""
 
 
 def adam(*modules: Any) -> Adam:
@@ -29,8 +33,27 @@ def adam(*modules: Any) -> Adam:
     return Adam([p for module in modules for p in module.parameters()], lr=1e-2)
 
 
-def _net(keys: Any, **options: Any) -> Net:
-    return Net(OBS, hidden_sizes=[16], obs_key=keys, **options)
+def _of(role: str, keys: Any) -> Any:
+    """What the actor (or the only network) or the critic sees."""
+    return keys[role] if isinstance(keys, dict) else keys
+
+
+def _size(keys: Any) -> int:
+    return OBS if keys is None else sum(SIZES[key] for key in keys)
+
+
+def _net(keys: Any, **options: Any) -> nn.Module:
+    """Features, or with ``action_shape`` Q values, of what an actor or a Q network sees."""
+    keys = _of("actor", keys)
+    if keys == IMAGE:
+        return DictNet(_parts(), head=Net(12, hidden_sizes=[16], **options))
+    return Net(_size(keys), hidden_sizes=[16], obs_key=keys, **options)
+
+
+def _parts() -> dict[str, nn.Module]:
+    convolution = nn.Sequential(nn.Conv2d(1, 2, 3, stride=3), nn.ReLU(), nn.Flatten())
+    convolution.output_dim = 8  # type: ignore[assignment]
+    return {"image": convolution, "a": Net(3, hidden_sizes=[4])}
 
 
 def _value_based(cls: Callable[..., Any], make: Callable[[Any], Any], keys: Any, **options: Any) -> Any:
@@ -49,24 +72,37 @@ def _implicit(cls: Callable[..., Any], keys: Any) -> Any:
     return cls(_net(keys), N, num_cosines=8)
 
 
-def _q_net(keys: Any, **options: Any) -> Net:
-    return Net(OBS, N, hidden_sizes=[16], obs_key=keys, **options)
+def _q_net(keys: Any, **options: Any) -> nn.Module:
+    return _net(keys, action_shape=N, **options)
 
 
-def _rainbow_net(keys: Any) -> Net:
+def _rainbow_net(keys: Any) -> nn.Module:
     noisy = {"linear_layer": discrete.NoisyLinear}
     return _q_net(keys, softmax=True, num_atoms=11, dueling_param=(noisy, noisy))
 
 
 def _bdq(keys: Any, **options: Any) -> Any:
-    model = BranchingNet(OBS, 2, N, [16], [16], [16])
+    keys = _of("actor", keys)
+    if keys == IMAGE:
+        model: Any = DictNet(_parts(), head=BranchingNet(12, 2, N, [16], [16], [16]))
+        model.num_branches, model.action_per_branch = 2, N
+    else:
+        model = BranchingNet(_size(keys), 2, N, [16], [16], [16], obs_key=keys)
     return policies.BranchingDQNPolicy(
         model=model, optim=adam(model), action_space=BRANCHES, target_update_freq=3, **options
     )
 
 
-def _critic(keys: Any) -> Critic:
-    return Critic(_net(None, action_shape=A, concat=True), obs_key=keys)
+def _critic(keys: Any, net_options: dict[str, Any] | None = None, **options: Any) -> Critic:
+    """Q(s, a).
+
+    :param net_options: of the preprocess network.
+    """
+    keys = _of("critic", keys)
+    if keys == IMAGE:
+        return Critic(DictNet(_parts()), [16], apply_preprocess_net_to_obs_only=True, action_shape=A, **options)
+    net = Net(_size(keys), A, hidden_sizes=[16], concat=True, **(net_options or {}))
+    return Critic(net, obs_key=keys, **options)
 
 
 def _deterministic(cls: Callable[..., Any], keys: Any, **options: Any) -> Any:
@@ -83,14 +119,14 @@ def _stochastic(cls: Callable[..., Any], critic: Callable[[Any], Any], keys: Any
 
 
 def _ensemble(keys: Any) -> Critic:
-    linear = partial(EnsembleLinear, 4)
-    net = _net(None, action_shape=A, concat=True, linear_layer=linear)
-    return Critic(net, linear_layer=linear, flatten_input=False, obs_key=keys)
+    linear = {"linear_layer": partial(EnsembleLinear, 4)}
+    return _critic(keys, linear, flatten_input=False, **linear)
 
 
 def _discrete_sac(keys: Any, **options: Any) -> Any:
     actor = discrete.Actor(_net(keys), N, softmax_output=False)
-    critic, critic2 = discrete.Critic(_net(keys), last_size=N), discrete.Critic(_net(keys), last_size=N)
+    seen = _of("critic", keys)
+    critic, critic2 = discrete.Critic(_net(seen), last_size=N), discrete.Critic(_net(seen), last_size=N)
     return policies.DiscreteSACPolicy(
         actor=actor, actor_optim=adam(actor), critic=critic, critic_optim=adam(critic), critic2=critic2,
         critic2_optim=adam(critic2), action_space=DISCRETE, **options,
@@ -98,24 +134,46 @@ def _discrete_sac(keys: Any, **options: Any) -> Any:
 
 
 def _quantiles(keys: Any) -> Critic:
-    linear = partial(EnsembleLinear, 3)
-    net = _net(None, action_shape=A, concat=True, linear_layer=linear)
-    return Critic(net, linear_layer=linear, flatten_input=False, obs_key=keys, num_quantiles=5)
+    linear = {"linear_layer": partial(EnsembleLinear, 3)}
+    return _critic(keys, linear, flatten_input=False, num_quantiles=5, **linear)
 
 
 def _normalised(keys: Any) -> Critic:
     def linear(n_in: int, n_out: int) -> nn.Module:
         return nn.Sequential(BatchRenorm(n_in, warmup=1), nn.Linear(n_in, n_out))
 
-    net = _net(None, action_shape=A, concat=True, linear_layer=linear)
-    return Critic(net, linear_layer=linear, obs_key=keys)
+    return _critic(keys, {"linear_layer": linear}, linear_layer=linear)
 
 
 def _dropped(keys: Any) -> Critic:
-    net = _net(None, action_shape=A, concat=True, norm_layer=lambda n: nn.Sequential(nn.Dropout(0.1), nn.LayerNorm(n)))
-    return Critic(net, obs_key=keys)
+    return _critic(keys, {"norm_layer": lambda n: nn.Sequential(nn.Dropout(0.1), nn.LayerNorm(n))})
 
 
+def _remembering(keys: Any, head: nn.Module) -> MemoryNet:
+    return MemoryNet(Memory(_net(keys), "lstm", 8), head)
+
+
+def _recurrent_dqn(keys: Any, **options: Any) -> Any:
+    make = partial(_remembering, head=Net(8, N, hidden_sizes=[16]))
+    return _value_based(policies.RecurrentDQNPolicy, make, keys, **SEQUENCES, **options)
+
+
+def _recurrent(cls: Callable[..., Any], actor: Callable[[], Any], keys: Any, **options: Any) -> Any:
+    mu = _remembering(keys, actor())
+    q = _remembering(_of("critic", keys), Critic(Net(8, A, hidden_sizes=[16], concat=True)))
+    options |= SEQUENCES
+    return cls(actor=mu, actor_optim=adam(mu), critic=q, critic_optim=adam(q), action_space=BOX, **options)
+
+
+def _remembered_actor() -> Actor:
+    return Actor(Net(8, hidden_sizes=[16]), A)
+
+
+def _remembered_gaussian() -> ActorProb:
+    return ActorProb(Net(8, hidden_sizes=[16]), A, unbounded=True, conditioned_sigma=True)
+
+
+SEQUENCES = {"sequence_length": 4, "burn_in": 2}
 ZOO: dict[str, Callable[..., Any]] = {
     "dqn": partial(_value_based, policies.DQNPolicy, _q_net),
     "c51": partial(
@@ -134,9 +192,16 @@ ZOO: dict[str, Callable[..., Any]] = {
     "tqc": partial(_stochastic, policies.TQCPolicy, _quantiles, alpha="auto"),
     "crossq": partial(_stochastic, policies.CrossQPolicy, _normalised, alpha="auto", actor_delay=2),
     "droq": partial(_stochastic, policies.DroQPolicy, _dropped, alpha="auto", actor_delay=2),
+    "recurrent_dqn": _recurrent_dqn,
+    "recurrent_ddpg": partial(_recurrent, policies.RecurrentDDPGPolicy, _remembered_actor),
+    "recurrent_td3": partial(_recurrent, policies.RecurrentTD3Policy, _remembered_actor),
+    "recurrent_sac": partial(_recurrent, policies.RecurrentSACPolicy, _remembered_gaussian, alpha="auto"),
 }
-"""Name -> make(keys, **options): keys None for array observations, else the names of dict observations."""
-SPACES = dict.fromkeys(("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac"), DISCRETE) | {"bdq": BRANCHES}
+"""Name -> make(keys, **options): keys None for array observations; names of entries of dict observations; ``IMAGE``; or
+{"actor": ..., "critic": ...} of these, where Q networks see what the actor sees."""
+SPACES: dict[str, Any] = {"bdq": BRANCHES} | dict.fromkeys(
+    ("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac", "recurrent_dqn"), DISCRETE
+)
 
 
 def make(name: str, *, seed: int = 0, keys: Any = None, **options: Any) -> Any:

@@ -1,16 +1,18 @@
 """The replay buffer of one environment, and the interface that every buffer shares."""
 
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
 
 from rlpolicy.data.batch import Batch
-from rlpolicy.data.buffer import files
+from rlpolicy.data.buffer import files, sequences
 from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.rings import Rings
-from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable
+from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable, leaves
+from rlpolicy.data.utils.rows import zero_rows
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.rng import make_generator
 
@@ -86,7 +88,7 @@ class ReplayBuffer:
         """Give the buffer its pointers and its storage (its own, or a part of another buffer's)."""
         self.maxsize = rings.total
         self._rings = rings
-        self._storage = storage or Storage(rings.total, self._obs_dtype)
+        self._storage = storage or Storage(rings.total, self._obs_dtype, scattered=rings.n > 1)
         self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype)
         self._offset = 0
         """Where this buffer's row 0 lies in the rows that ``_final`` counts."""
@@ -105,7 +107,7 @@ class ReplayBuffer:
         }
 
     def __len__(self) -> int:
-        return int(self._rings.size.sum())
+        return self._rings.stored
 
     def __repr__(self) -> str:
         return type(self).__name__ + repr(self._storage.columns)[len("Batch") :]
@@ -135,7 +137,9 @@ class ReplayBuffer:
 
     @_index.setter
     def _index(self, row: int) -> None:
-        self._rings.cursor[0] = self._rings.ep_start[0] = row
+        rings = self._rings
+        rings.earlier[0] += rings.written[0] + rings.total  # what was said about earlier rows is no longer so
+        rings.written[0] = rings.begun[0] = row + rings.total * (rings.stored == rings.total)
 
     @property
     def _size(self) -> int:
@@ -156,6 +160,9 @@ class ReplayBuffer:
             self._rng = make_generator()
         return self._rng
 
+    def step_to(self, env_step: int) -> None:
+        """Let whatever follows a schedule take its value for ``env_step``; the trainer calls this before a collect."""
+
     # -- writing ----------------------------------------------------------------------------------------------------
 
     def add(
@@ -170,18 +177,24 @@ class ReplayBuffer:
             length are 0 while the episode runs.
         """
         batched = buffer_ids is not None
-        self._settle()
-        values = self._admit(batch, batched)
-        if batched and len(values["rew"]) != 1:
-            raise InvalidArgument(
-                f"{type(self).__name__} holds one env, got {len(values['rew'])} transitions: use "
-                f"VectorReplayBuffer(total_size, buffer_num={len(values['rew'])})"
-            )
-        return self._add_one(values, 0, batched)
+        return self._add_one(self._named(batch, batched), 0, batched)
 
-    def _admit(self, batch: Batch | Mapping[str, Any], batched: bool) -> dict[str, Any]:
-        """The columns to write, from what the caller gave."""
-        given = batch.__dict__ if isinstance(batch, Batch) else Batch(batch).__dict__
+    def _named(self, batch: Batch | Mapping[str, Any], batched: bool) -> dict[str, Any]:
+        """What is to be added, by name; of stacked frames only the newest when no others are to be kept."""
+        values: dict[str, Any] = (batch if type(batch) is Batch else Batch(batch)).__dict__
+        if self._save_only_last_obs:
+            last = (slice(None), -1) if batched else -1
+            newest: dict[str, Any] = {
+                key: _map(values[key], lambda leaf: leaf[last]) for key in ("obs", "obs_next") if key in values
+            }
+            values = {**values, **newest}
+        return values
+
+    def _admit(self, given: dict[str, Any], count: int | None) -> dict[str, Any]:
+        """The columns to write, checked, from what the caller gave.
+
+        :param count: number of transitions; None: one without a batch axis.
+        """
         values = dict(given)
         try:
             values["obs"], values["act"]
@@ -190,41 +203,50 @@ class ReplayBuffer:
             missing = ", ".join(key for key in REQUIRED if key not in given)
             raise InvalidArgument(f"a transition needs {', '.join(REQUIRED)}; missing: {missing}") from None
         if type(rew) is not np.ndarray or rew.dtype is not FLOAT64:
-            values["rew"] = np.asarray(as_storable(rew), np.float64)
+            rew = values["rew"] = np.asarray(as_storable(rew), np.float64)
+        if count is not None and (not rew.ndim or len(rew) != count):
+            raise self._miscounted(len(rew) if rew.ndim else None, count)
         if type(terminated) is not np.ndarray or type(truncated) is not np.ndarray:
             terminated, truncated = as_storable(terminated), as_storable(truncated)
         done = np.logical_or(terminated, truncated)
-        if done.ndim != batched and done.size == 1:  # flags that are arrays of one element
-            shape = (1,) * batched
+        if done.ndim != (count is not None) and done.size == 1:  # flags that are arrays of one element
+            shape = (1,) * (count is not None)
             terminated, truncated, done = (np.reshape(flag, shape) for flag in (terminated, truncated, done))
         values["terminated"], values["truncated"], values["done"] = terminated, truncated, done
-        if self._save_only_last_obs:
-            last = (slice(None), -1) if batched else -1
-            for key in ("obs", "obs_next"):
-                if key in values:
-                    values[key] = _map(values[key], lambda leaf: leaf[last])
         return values
 
+    def _miscounted(self, got: int | None, wanted: int) -> InvalidArgument:
+        """The error for ``got`` transitions (None: one without a batch axis) where ``wanted`` were announced."""
+        return InvalidArgument(
+            f"{type(self).__name__} holds one env, got {'an unbatched' if got is None else got} transition(s): use "
+            f"VectorReplayBuffer(total_size, buffer_num={got or 1})"
+        )
+
     def _add_one(
-        self, values: dict[str, Any], i: int, batched: bool
+        self, given: dict[str, Any], i: int, batched: bool
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """Write one transition to segment ``i``."""
         rings = self._rings
-        row = int(rings.start[i]) + int(rings.cursor[i])
-        rows = slice(row, row + 1) if batched else row
-        obs_next = values.get("obs_next") if self._save_obs_next else values.pop("obs_next", None)
-        self._storage.write(rows, values)
-        rew, done = values["rew"], bool(values["done"])
+        row = rings.next_slot(i)
+        kept = given
+        if not self._save_obs_next:
+            kept = {key: value for key, value in given.items() if key != "obs_next"}
+        outcome = self._storage.write_row[batched](row, kept) or self._write_one(row, kept, batched)
         if self._final is not None:
-            obs = values["obs"]
+            obs, obs_next = given["obs"], given.get("obs_next")
             if not batched:
                 obs, obs_next = _map(obs, _unsqueezed), _map(obs_next, _unsqueezed)
-            self._note_obs_next(np.array([i]), np.array([row]), obs, obs_next, np.array([done]))
-        rew = (rew[0] if rew.ndim > 1 else float(rew[0])) if batched else (rew if rew.ndim else float(rew))
-        ep_rew, ep_len, ep_start = rings.advance_one(i, rew, done)
-        at = np.array([row])
-        self._written(at)
-        return at, np.array([ep_rew]), np.array([ep_len]), np.array([ep_start])
+            self._note_obs_next(np.array([i]), np.array([row]), obs, obs_next, np.array([outcome[1]], bool))
+        episode = rings.advance_one(i, row, *outcome)
+        self._written(episode[0])
+        return episode
+
+    def _write_one(self, row: int, given: dict[str, Any], batched: bool) -> tuple[Any, bool]:
+        """Write one transition of any form; its reward (a number or (agents,)) and whether it ends the episode."""
+        values = self._admit(given, 1 if batched else None)
+        self._storage.write(slice(row, row + 1) if batched else row, values)
+        rew = values["rew"][0] if batched else values["rew"]
+        return rew if rew.ndim else float(rew), bool(values["done"])
 
     def _note_obs_next(self, segments: np.ndarray, rows: np.ndarray, obs: Any, obs_next: Any, done: np.ndarray) -> None:
         """Keep ``obs_next`` of these rows beside, unless it is not given or does not continue into the next ``obs``."""
@@ -254,6 +276,7 @@ class ReplayBuffer:
             rows = rings.newest()[ids]
             self.truncated[rows] = True
             self.done[rows] = True
+            self._storage.mark_changed(rows)
             if self._final is not None:
                 self._final.end_episodes(ids)
         rings.end_episodes(rings.all if buffer_ids is None else np.asarray(buffer_ids, np.int64))
@@ -310,19 +333,16 @@ class ReplayBuffer:
 
     def prev(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         """The row before each index in its episode; the index itself at the episode's (or the ring's) first row."""
-        index = self._as_index(index)
-        before, newest = self._rings.step(index, -1)
-        return np.where(self.done[before] | (before == newest), index, before)
+        return self._rings.before(self._as_index(index), self._storage.columns.__dict__["done"])
 
     def next(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         """The row after each index in its episode; the index itself at the episode's last and at the newest row."""
-        index = self._as_index(index)
-        after, newest = self._rings.step(index, 1)
-        return np.where(self.done[index] | (index == newest), index, after)
+        return self._rings.after(self._as_index(index), self._storage.columns.__dict__["done"])
 
     def _as_index(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         index = np.asarray(index, np.int64)
-        return index % self.maxsize if index.size and index.min() < 0 else index
+        # argmin is five times as quick as min
+        return index % self.maxsize if index.size and index.item(index.argmin()) < 0 else index
 
     def unfinished_index(self) -> np.ndarray:
         """The newest row of every running episode."""
@@ -332,6 +352,16 @@ class ReplayBuffer:
         newest = rings.newest()[rings.size > 0]
         unfinished: np.ndarray = newest[~self.done[newest]]
         return unfinished
+
+    def new_rows(self, since: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """What was stored since an earlier call, for statistics that count every transition once.
+
+        :param since: the mark that the earlier call returned; None, or the mark of another buffer: everything stored.
+        :return: rows, segment by segment, oldest first (not those that were overwritten in between); and the mark for
+            the next call, an int64 array.
+        """
+        self._settle()
+        return self._rings.since(since)
 
     def sample_indices(self, batch_size: int | None) -> np.ndarray:
         """Rows to learn from.
@@ -350,8 +380,9 @@ class ReplayBuffer:
             avail = self._all_indices()
             self._require(len(avail))
             return avail[self.rng.integers(0, len(avail), batch_size)]
-        self._require(len(self))
-        return self._rings.random(self.rng, batch_size)
+        stored = self._rings.stored
+        self._require(stored)
+        return self._rings.random(self.rng, batch_size, stored)
 
     def _all_indices(self) -> np.ndarray:
         """Every row that may be sampled, oldest first."""
@@ -373,9 +404,58 @@ class ReplayBuffer:
     def sample(self, batch_size: int | None) -> tuple[Batch, np.ndarray]:
         """A minibatch and its rows, see :meth:`sample_indices`."""
         indices = self.sample_indices(batch_size)
-        if not len(self):
-            self._require(0)
+        if not len(indices):
+            self._require(len(self))
         return self[indices], indices
+
+    def sample_sequences(self, batch_size: int | None, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
+        """Sequences of successive steps, each from one episode, and their rows, (B, T) with T = burn_in + length.
+
+        Leaves have shape (B, T, ...). Beside the stored columns (``policy`` excepted) there are
+
+        - ``mask``, (B, T) bool: which steps are real. Trained steps stand in columns burn_in and after, until the
+          episode ends or its newest row is reached; the rest repeats the last of them. The ``burn_in`` columns before
+          hold the steps before, or, all of them, nothing real where the episode has fewer.
+        - ``state``: the recurrent state before the first real step, leaves (B, ...): the ``policy.hidden_state`` that a
+          collector stored with the step before, zeros at an episode's beginning. Empty when none was ever stored.
+
+        Sequences are drawn so that they hold a uniformly drawn row at a uniformly drawn place. Where the episode
+        begins less than ``burn_in`` steps before, they begin with it: its zero state needs no burn-in.
+
+        :param batch_size: B; 0 or None: every stored step once, each episode cut into pieces, oldest first.
+        :param length: trained steps per sequence.
+        :param burn_in: steps before them, to bring a stored state up to date.
+        :raises ValueError: nothing to sample from, an argument out of range, or a buffer with ``sample_avail``.
+        """
+        sequences.require_sequences(batch_size, length, burn_in)
+        if self._sample_avail and self.stack_num > 1:
+            raise InvalidArgument("sequences begin with an episode, sample_avail leaves its beginning out: pass False")
+        self._require(len(self))
+        if batch_size:
+            first = self._sequence_starts(batch_size, length, burn_in)
+        else:
+            first = sequences.every_start(self._rings, self.done, length)
+        rows, mask = sequences.windows(self._rings, self.done, first, length, burn_in)
+        batch = self._read(rows, skip=("policy",))
+        batch.__dict__["mask"] = mask
+        batch.__dict__["state"] = self._state_before(np.where(mask[:, 0], rows[:, 0], first))
+        return batch, rows
+
+    def _sequence_starts(self, batch_size: int, length: int, burn_in: int) -> np.ndarray:
+        """First trained rows of ``batch_size`` sequences."""
+        rows = self._rings.random(self.rng, batch_size, len(self))
+        back = self.rng.integers(0, length, batch_size)
+        return sequences.starts_before(self._rings, self.done, rows, back, burn_in)
+
+    def _state_before(self, rows: np.ndarray) -> Any:
+        """The recurrent state that each row, (B,), was reached with."""
+        stored = self._storage.columns.__dict__.get("policy", Batch())
+        hidden = stored.get("hidden_state", Batch()) if isinstance(stored, Batch) else Batch()
+        if isinstance(hidden, Batch) and not hidden.__dict__:
+            return hidden
+        before, known = sequences.previous(self._rings, self.done, rows)
+        state = self._storage.as_given(hidden[before], ("policy", "hidden_state"))
+        return zero_rows(state, np.flatnonzero(~known))
 
     def __getitem__(self, index: slice | int | np.ndarray | Sequence[int]) -> Batch:
         """Transitions as a Batch: ``obs, act, rew, terminated, truncated, done, obs_next, info, policy`` and extra
@@ -388,22 +468,26 @@ class ReplayBuffer:
         """
         if not self._storage.columns.__dict__:
             raise KeyError(f"this {type(self).__name__} holds no transition: collect before reading")
-        rows = self._rows(index)
+        return self._read(self._rows(index))
+
+    def _read(self, rows: np.ndarray, skip: tuple[str, ...] = ()) -> Batch:
+        """The transitions of storage rows, leaves (*rows.shape, ...), without the names to skip."""
         stacked = self.stack_num > 1
-        batch = self._storage.read(rows, STACKED if stacked else () if self._save_obs_next else ("obs_next",))
+        derived = STACKED if stacked else () if self._save_obs_next else ("obs_next",)
+        batch = self._storage.read(rows, derived + skip)
         found = batch.__dict__
-        if stacked:
-            for key in STACKED:
-                found[key] = self.get(rows, key, Batch())
-        elif not self._save_obs_next:
-            found["obs_next"] = self.get(rows, "obs_next")
+        for key in derived:
+            if key not in skip:
+                found[key] = self.get(rows, key, Batch() if stacked else None)
         for key in ("obs_next", "info", "policy"):
-            if key not in found:
+            if key not in found and key not in skip:
                 found[key] = Batch()
         return batch
 
     def _rows(self, index: slice | int | np.ndarray | Sequence[int]) -> np.ndarray:
         """The storage rows that an index of ``buffer[index]`` means."""
+        if type(index) is np.ndarray and index.dtype.kind == "i":
+            return index
         if isinstance(index, slice):
             return self._all_indices() if index == slice(None) else np.arange(len(self))[index]
         rows = np.asarray(index)
@@ -468,8 +552,12 @@ class ReplayBuffer:
 
     @classmethod
     def load(cls, path: str | PathLike[str], **overrides: Any) -> Self:
-        """Read :meth:`save`'s file. ``overrides`` are constructor arguments that no file can hold (functions)."""
-        return cls._from_state(files.load_npz(path), overrides)
+        """Read :meth:`save`'s file. ``overrides`` are constructor arguments that no file can hold (functions).
+
+        :raises DamagedFile: it is not such a file, or has been changed since.
+        :raises InvalidArgument: it holds a buffer of another class; an override is missing or not possible.
+        """
+        return cls._from_file(files.load_npz(path), path, overrides)
 
     def save_hdf5(self, path: str | PathLike[str], compression: str | None = None) -> None:
         """Write everything to an HDF5 file (needs h5py: ``pip install 'rlpolicy[hdf5]'``), without pickle."""
@@ -478,7 +566,7 @@ class ReplayBuffer:
     @classmethod
     def load_hdf5(cls, path: str | PathLike[str], device: Any = None, **overrides: Any) -> Self:
         """Read :meth:`save_hdf5`'s file; ``device`` is ignored (a buffer lies in host memory)."""
-        return cls._from_state(files.load_hdf5(path), overrides)
+        return cls._from_file(files.load_hdf5(path), path, overrides)
 
     @classmethod
     def from_data(cls, obs: Any, act: Any, rew: Any, terminated: Any, truncated: Any, done: Any, obs_next: Any) -> Self:
@@ -525,17 +613,51 @@ class ReplayBuffer:
         return state
 
     @classmethod
+    def _from_file(cls, state: dict[str, Any], path: str | PathLike[str], overrides: dict[str, Any]) -> Self:
+        with files.damage_told(path):
+            kind = state["class"]
+            if kind != cls.__name__:
+                raise InvalidArgument(f"{os.fspath(path)} holds a {kind!s:.50}: load it with {kind!s:.50}.load")
+            return cls._from_state(state, overrides)
+
+    @classmethod
     def _from_state(cls, state: dict[str, Any], overrides: dict[str, Any]) -> Self:
-        if state["class"] != cls.__name__:
-            raise ValueError(f"the file holds a {state['class']}: load it with {state['class']}.load")
+        """The buffer of a state that may hold anything.
+
+        :raises Exception: it does not make a buffer.
+        """
         buffer = cls._build(state["config"], overrides)
-        buffer._storage.load(Batch(state["columns"]))
-        buffer._storage.tensors.update(map(tuple, state["tensors"]))
+        columns, tensors = state["columns"], set(map(tuple, state["tensors"]))
+        if not isinstance(columns, Batch):
+            raise TypeError(f"columns are a {type(columns).__name__}")
+        buffer._storage.load(columns)
         buffer._rings.load_state(state["rings"])
+        if len(buffer):
+            missing = [key for key in (*REQUIRED, "done") if key not in columns.__dict__]
+            if missing:
+                raise ValueError(f"columns are missing: {missing}")
+        if not tensors <= {path for path, _ in leaves(columns)}:
+            raise ValueError(f"tensors that are no columns: {tensors}")
+        buffer._storage.tensors.update(tensors)
         buffer.rng.bit_generator.state = state["rng"]
         if buffer._final is not None:
             buffer._load_final(state.get("final"))
         return buffer
+
+    def _own_state(self) -> dict[str, Any]:
+        """What a kind of buffer has beside rows and pointers, for checkpoints."""
+        return {}
+
+    def _prepared_own_state(self, state: dict[str, Any]) -> Callable[[], None]:
+        """Check :meth:`_own_state`; what is returned puts it in place."""
+        return lambda: None
+
+    def _replace_final(self, final: FinalObs | None) -> None:
+        self._final = final
+
+    def running_rows(self, env: int) -> np.ndarray | None:
+        """Rows of an environment's running episode, oldest first; None when some of them are no longer held."""
+        return self._rings.running(env)
 
     def _load_final(self, state: dict[str, Any] | None) -> None:
         final = self._final
@@ -543,8 +665,14 @@ class ReplayBuffer:
             self._final = None if state is None and len(self) else final
             return
         rows, tail = state["rows"], state["tail"]
+        if rows.dtype != np.int64 or rows.ndim != 1 or len(set(rows.tolist())) != len(rows):
+            raise ValueError(f"rows that end an episode: {rows}")
+        if tail.shape != final.tail.shape or tail.dtype != np.int64 or not ((tail >= -1) & (tail < self.maxsize)).all():
+            raise ValueError(f"newest rows of the episodes: {tail}")
         if not len(rows):
             return
+        if rows.min() < 0:
+            raise IndexError(f"rows that end an episode: {rows}")
         at_tail = np.isin(rows, tail)
         obs_next = Batch(x=state["obs_next"]).x
         if (~at_tail).any():

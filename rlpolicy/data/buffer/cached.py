@@ -68,6 +68,14 @@ class CachedReplayBuffer(ReplayBufferManager):
         for segment in segments:
             self._move(int(segment))
 
+    def running_rows(self, env: int) -> np.ndarray | None:
+        """See :meth:`ReplayBuffer.running_rows`: the rows of its cache."""
+        return self._rings.running(env + 1)
+
+    def new_rows(self, since: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
+        """As the plain buffer's, for the main buffer: transitions count when their episode has ended."""
+        return self._rings.part(0).since(since)
+
     def _config(self) -> dict[str, Any]:
         return {
             "main": self.main_buffer._config(),

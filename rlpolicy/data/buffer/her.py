@@ -70,6 +70,10 @@ class HERReplayBuffer(ReplayBuffer):
             self.rewrite_transitions(indices)
         return indices
 
+    def sample_sequences(self, batch_size: int | None, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
+        """Not possible: an episode is relabelled from its earliest sampled row on, a sequence may begin before."""
+        raise InvalidArgument(f"{type(self).__name__} gives no sequences: use ReplayBuffer or VectorReplayBuffer")
+
     def rewrite_transitions(self, indices: np.ndarray) -> None:
         """Relabel a fraction ``future_p`` of the episodes that ``indices`` lie in, from the earliest index on."""
         obs = self.obs
@@ -115,6 +119,10 @@ class HERReplayBuffer(ReplayBuffer):
         for column in columns:
             column[rows] = reward if column is columns[1] else goals
 
+    def _named(self, batch: Any, batched: bool) -> dict[str, Any]:
+        self._settle()
+        return super()._named(batch, batched)
+
     def _settle(self) -> None:
         if self._originals is not None:
             rows, columns = self._originals
@@ -143,5 +151,5 @@ class HERReplayBuffer(ReplayBuffer):
     @classmethod
     def _build(cls, config: dict[str, Any], overrides: dict[str, Any]) -> Any:
         if "compute_reward_fn" not in overrides:
-            raise ValueError(f"a file cannot hold a function: {cls.__name__}.load(path, compute_reward_fn=...)")
+            raise InvalidArgument(f"a file cannot hold a function: {cls.__name__}.load(path, compute_reward_fn=...)")
         return super()._build(config, overrides)

@@ -7,6 +7,7 @@ import numpy as np
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.her import HERReplayBuffer
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.rings import Rings
@@ -61,41 +62,41 @@ class ReplayBufferManager(ReplayBuffer):
         :return: (rows, episode rewards, episode lengths, first rows of the episodes), each (k, ...); reward and length
             are 0 while the episode runs.
         """
-        self._settle()
-        values = self._admit(batch, True)
-        rew = values["rew"]
-        ids = self._rings.all if buffer_ids is None else np.asarray(buffer_ids, np.int64)
-        if rew.ndim == 0 or len(rew) != len(ids):
-            raise InvalidArgument(
-                f"got {rew.shape[0] if rew.ndim else 'an unbatched'} transition(s) for {len(ids)} environments"
-            )
+        given = self._named(batch, True)
+        rings = self._rings
+        ids = rings.all if buffer_ids is None else np.asarray(buffer_ids, np.int64)
         if len(ids) == 1:
-            return self._add_one(values, self._segment(int(ids[0])), True)
-        if buffer_ids is not None:
+            return self._add_one(given, self._segment(ids.item()), True)
+        values = self._admit(given, len(ids))
+        at = rings.choose(ids)
+        if at is ids:
             known = ids.tolist()
             if min(known) < 0 or max(known) >= self.buffer_num:
                 raise InvalidArgument(f"buffer_ids must be in 0..{self.buffer_num - 1}, got {known}")
             if len(set(known)) < len(known):  # the same environment twice: one after the other
                 results = [self.add(Batch.wrap(values)[i : i + 1], [k]) for i, k in enumerate(known)]
                 return tuple(np.concatenate(parts) for parts in zip(*results, strict=True))  # type: ignore[return-value]
-        return self._add_many(values, ids)
+        obs_next = values.get("obs_next") if self._save_obs_next else values.pop("obs_next", None)
+        rows = rings.next_slots(at)
+        self._storage.write(rows, values)
+        if self._final is not None:
+            self._note_obs_next(ids, rows, values["obs"], obs_next, values["done"])
+        ep_rew, ep_len, ep_start = rings.advance(at, values["rew"], values["done"])
+        self._written(rows)
+        return rows, ep_rew, ep_len, ep_start
+
+    def _miscounted(self, got: int | None, wanted: int) -> InvalidArgument:
+        return InvalidArgument(f"got {'an unbatched' if got is None else got} transition(s) for {wanted} environments")
+
+    def _replace_final(self, final: FinalObs | None) -> None:
+        self._final = final
+        for part in self.buffers:
+            part._final = final
 
     def _segment(self, i: int) -> int:
         if not 0 <= i < self.buffer_num:
             raise InvalidArgument(f"buffer_ids must be in 0..{self.buffer_num - 1}, got {i}")
         return i
-
-    def _add_many(
-        self, values: dict[str, Any], ids: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        obs_next = values.get("obs_next") if self._save_obs_next else values.pop("obs_next", None)
-        at = self._rings.choose(ids)
-        rows = self._rings.next_slots(at)
-        self._storage.write(rows, values)
-        self._note_obs_next(ids, rows, values["obs"], obs_next, values["done"])
-        ep_rew, ep_len, ep_start = self._rings.advance(at, values["rew"], values["done"])
-        self._written(rows)
-        return rows, ep_rew, ep_len, ep_start
 
     def update(self, buffer: ReplayBuffer) -> np.ndarray:
         """Not possible: it is not known which environment the rows would belong to."""
@@ -123,7 +124,7 @@ class PrioritizedReplayBufferManager(PrioritizedReplayBuffer, ReplayBufferManage
     def __init__(self, buffer_list: Sequence[PrioritizedReplayBuffer], *, seed: int | None = None) -> None:
         ReplayBufferManager.__init__(self, buffer_list, seed=seed)
         first = buffer_list[0]
-        self._set_priorities(first._alpha, first._beta, first._weight_norm)
+        self._set_priorities(first.options["alpha"], first.options["beta"], first.options["weight_norm"])
 
     def _configure(self, *args: Any, **options: Any) -> None:
         """Options without the priorities' own."""

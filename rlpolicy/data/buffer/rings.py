@@ -8,11 +8,13 @@ from typing import Any
 
 import numpy as np
 
+ZERO, ZERO_REW = np.zeros(1, np.int64), np.zeros(1)
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
+BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
 
 class Rings:
-    """State of n ring segments.
+    """State of n ring segments: how many rows each was given so far, of which the last ``capacity`` are stored.
 
     :param capacities: rows of each segment, (n,); zero is legal (a cached buffer without a main part).
     """
@@ -24,25 +26,50 @@ class Rings:
         """(n,) rows of each segment."""
         self.start = np.concatenate(([0], np.cumsum(capacity)[:-1])).astype(np.int64)
         """(n,) storage index of each segment's first row."""
-        self.cursor = np.zeros(n, np.int64)
-        """(n,) where in its segment the next row goes."""
-        self.size = np.zeros(n, np.int64)
-        """(n,) rows stored."""
-        self.ep_start = np.zeros(n, np.int64)
-        """(n,) where in its segment the running episode began, or the next one will."""
-        self.ep_len = np.zeros(n, np.int64)
-        """(n,) steps of the running episode so far."""
+        self.written = np.zeros(n, np.int64)
+        """(n,) rows written since the segment was last empty."""
+        self.earlier = np.zeros(n, np.int64)
+        """(n,) rows written before it was last emptied: ``earlier + written`` never falls."""
+        self.begun = np.zeros(n, np.int64)
+        """(n,) the value of ``written`` when the running episode began, or the next one will."""
         self.ep_rew = np.zeros(n, np.float64)
         """(n,) or (n, agents): reward of the running episode so far."""
-        self.total = int(capacity.sum())
-        """Rows of all segments."""
         self._finish_init()
 
     def _finish_init(self) -> None:
         self.n = len(self.capacity)
         self.all = np.arange(self.n)
+        self.total = int(self.capacity.sum())
+        """Rows of all segments."""
+        self._modulus = np.maximum(self.capacity, 1)
+        self._starts, self._moduli = self.start.tolist(), self._modulus.tolist()
         self._all_bytes = self.all.tobytes()
         self._equal = int(self.capacity[0]) if self.n and (self.capacity == self.capacity[0]).all() else 0
+
+    @property
+    def size(self) -> IntArray:
+        """(n,) rows stored."""
+        return np.minimum(self.written, self.capacity)
+
+    @property
+    def stored(self) -> int:
+        """Rows stored in all segments."""
+        return min(int(self.written[0]), self.total) if self.n == 1 else int(self.size.sum())
+
+    @property
+    def cursor(self) -> IntArray:
+        """(n,) where in its segment the next row goes."""
+        return self.written % self._modulus
+
+    @property
+    def ep_start(self) -> IntArray:
+        """(n,) where in its segment the running episode began, or the next one will."""
+        return self.begun % self._modulus
+
+    @property
+    def ep_len(self) -> IntArray:
+        """(n,) steps of the running episode so far."""
+        return self.written - self.begun
 
     # -- writing ----------------------------------------------------------------------------------------------------
 
@@ -52,7 +79,12 @@ class Rings:
 
     def next_slots(self, ids: IntArray | slice) -> IntArray:
         """Storage indices of the rows that the next transition of each segment in ``ids`` is written to."""
-        return self.start[ids] + self.cursor[ids]
+        return self.start[ids] + self.written[ids] % self._modulus[ids]
+
+    def next_slot(self, i: int) -> int:
+        """:meth:`next_slots` of segment ``i``."""
+        slot: int = self._starts[i] + self.written.item(i) % self._moduli[i]
+        return slot
 
     def advance(
         self, ids: IntArray | slice, rew: np.ndarray, done: np.ndarray
@@ -64,46 +96,41 @@ class Rings:
         """
         if rew.ndim > 1 and self.ep_rew.shape[1:] != rew.shape[1:]:
             self._shape_rewards(rew.shape[1:])
-        ep_start = self.start[ids] + self.ep_start[ids]
         # views of the state when ids are all segments, copies to be written back when they are some
-        ep_rew, ep_len, first = self.ep_rew[ids], self.ep_len[ids], self.ep_start[ids]
-        cursor, size, capacity = self.cursor[ids], self.size[ids], self.capacity[ids]
+        ep_rew, written, begun = self.ep_rew[ids], self.written[ids], self.begun[ids]
+        ep_start = self.start[ids] + begun % self._modulus[ids]
         ep_rew += rew
-        ep_len += 1
-        cursor += 1
-        cursor %= capacity
-        size += size < capacity
-        returned, length = np.zeros(ep_rew.shape), np.zeros(len(ep_len), np.int64)
+        written += 1
+        returned, length = np.zeros(ep_rew.shape), np.zeros(len(written), np.int64)
         if True in done.tolist():
-            returned[done], length[done] = ep_rew[done], ep_len[done]
+            returned[done], length[done] = ep_rew[done], written[done] - begun[done]
             ep_rew[done] = 0.0
-            ep_len[done] = 0
-            first[done] = cursor[done]
+            begun[done] = written[done]
         if not isinstance(ids, slice):
-            self.ep_rew[ids], self.ep_len[ids], self.ep_start[ids] = ep_rew, ep_len, first
-            self.cursor[ids], self.size[ids] = cursor, size
+            self.ep_rew[ids], self.written[ids], self.begun[ids] = ep_rew, written, begun
         return returned, length, ep_start
 
-    def advance_one(self, i: int, rew: float | np.ndarray, done: bool) -> tuple[float | np.ndarray, int, int]:
-        """:meth:`advance` for the single segment ``i``, without arrays of one element (five times quicker)."""
+    def advance_one(
+        self, i: int, slot: int, rew: float | np.ndarray, done: bool
+    ) -> tuple[IntArray, np.ndarray, IntArray, IntArray]:
+        """:meth:`advance` for the single segment ``i``, whose row at ``slot`` was written.
+
+        :return: the slot, and what :meth:`advance` returns, as arrays of length 1.
+        """
         if isinstance(rew, np.ndarray) and self.ep_rew.shape[1:] != rew.shape:
             self._shape_rewards(rew.shape)
-        ep_rew = self.ep_rew[i] + rew
-        ep_len = int(self.ep_len[i]) + 1
-        cursor, capacity = int(self.cursor[i]) + 1, int(self.capacity[i])
-        cursor = 0 if cursor == capacity else cursor
-        self.cursor[i] = cursor
-        if self.size[i] < capacity:
-            self.size[i] += 1
-        start = int(self.start[i]) + int(self.ep_start[i])
-        if done:
-            self.ep_start[i] = cursor
-            self.ep_rew[i] = 0.0
-            self.ep_len[i] = 0
-            return ep_rew, ep_len, start
-        self.ep_rew[i] = ep_rew
-        self.ep_len[i] = ep_len
-        return np.zeros(self.ep_rew.shape[1:]) if self.ep_rew.ndim > 1 else 0.0, 0, start
+        begun, written, ep_rew = self.begun.item(i), self.written.item(i) + 1, self.ep_rew
+        at, length, ep_start = ZERO.copy(), ZERO.copy(), ZERO.copy()  # quicker than np.array([number])
+        at[0], ep_start[0] = slot, self._starts[i] + begun % self._moduli[i]
+        self.written[i] = written
+        ep_rew[i] += rew
+        if not done:
+            return at, ZERO_REW.copy() if ep_rew.ndim == 1 else np.zeros((1, *ep_rew.shape[1:])), length, ep_start
+        returned = ep_rew[i : i + 1].copy()
+        length[0] = written - begun
+        self.begun[i] = written
+        ep_rew[i] = 0.0
+        return at, returned, length, ep_start
 
     def _shape_rewards(self, shape: tuple[int, ...]) -> None:
         """Make room for rewards of several agents; only while no episode is running."""
@@ -112,29 +139,28 @@ class Rings:
         self.ep_rew = np.zeros((self.n, *shape))
 
     def extend(self, i: int, count: int) -> IntArray:
-        """Slots for ``count`` rows appended to segment ``i`` at once (the last ``capacity`` of them when more)."""
-        capacity = int(self.capacity[i])
-        slots: IntArray = self.start[i] + (self.cursor[i] + np.arange(count)) % capacity
-        self.cursor[i] = (self.cursor[i] + count) % capacity
-        self.size[i] = min(self.size[i] + count, capacity)
-        if not self.ep_len[i]:
-            self.ep_start[i] = self.cursor[i]
+        """Slots for ``count`` rows appended to segment ``i`` at once (the last ``capacity`` of them when more).
+
+        They count for no running episode.
+        """
+        slots: IntArray = self.start[i] + (self.written[i] + np.arange(count)) % self._modulus[i]
+        self.written[i] += count
+        self.begun[i] += count
         return slots
 
     def end_episodes(self, ids: IntArray) -> None:
         """Forget the running episodes of the segments in ``ids``."""
         self.ep_rew[ids] = 0.0
-        self.ep_len[ids] = 0
-        self.ep_start[ids] = self.cursor[ids]
+        self.begun[ids] = self.written[ids]
 
     def clear(self, ids: IntArray | slice = slice(None), keep_statistics: bool = False) -> None:
         """Empty the segments in ``ids``; ``keep_statistics`` lets running episodes go on."""
-        self.cursor[ids] = 0
-        self.size[ids] = 0
+        self.begun[ids] -= self.written[ids]
+        self.earlier[ids] += self.written[ids]
+        self.written[ids] = 0
         if not keep_statistics:
             self.ep_rew[ids] = 0.0
-            self.ep_len[ids] = 0
-            self.ep_start[ids] = 0
+            self.begun[ids] = 0
 
     # -- reading ----------------------------------------------------------------------------------------------------
 
@@ -148,16 +174,52 @@ class Rings:
 
     def newest(self) -> IntArray:
         """(n,) storage index of each segment's last written row (its first row when empty)."""
-        return self.start + (self.cursor - 1) % np.maximum(self.size, 1)
+        return self.start + (self.written - 1) % np.maximum(self.size, 1)
 
-    def step(self, index: np.ndarray, by: int) -> tuple[np.ndarray, np.ndarray]:
-        """The ring neighbours of ``index`` (by = 1 or -1) and each index's newest row, both of index's shape."""
+    def _around(self, index: np.ndarray) -> tuple[Any, Any, Any]:
+        """First row, rows stored (at least 1) and newest row of the segment of each index."""
         if self.n == 1:
-            stored = max(int(self.size[0]), 1)
-            return (index + by) % stored, np.asarray((int(self.cursor[0]) - 1) % stored)
+            stored = max(self.stored, 1)
+            return 0, stored, (self.written.item(0) - 1) % stored
         at = self.locate(index)
-        start, size = self.start[at], np.maximum(self.size[at], 1)
-        return start + (index - start + by) % size, start + (self.cursor[at] - 1) % size
+        size = np.maximum(self.size, 1)
+        return self.start[at], size[at], (self.start + (self.written - 1) % size)[at]
+
+    def after(self, index: np.ndarray, done: np.ndarray) -> np.ndarray:
+        """The row after each index; the index itself where the episode is ``done`` and at the newest row."""
+        start, size, newest = self._around(index)
+        after = index + ~(done[index] | (index == newest))
+        if self.n == 1 and after.size and after.item(after.argmax()) < size:  # none has left the ring, as mostly
+            return np.asarray(after)
+        return np.asarray(after - size * (after == start + size))
+
+    def before(self, index: np.ndarray, done: np.ndarray) -> np.ndarray:
+        """The row before each index; the index itself where that ends another episode or is the newest row."""
+        start, size, newest = self._around(index)
+        before = index - 1 + size * (index == start)
+        return np.where(done[before] | (before == newest), index, before)
+
+    def walk(self, index: IntArray, by: IntArray) -> tuple[IntArray, BoolArray]:
+        """The rows that were written ``by`` rows later (earlier where negative) than each index.
+
+        :param index: (B,) stored rows.
+        :param by: (K,), or (B, K).
+        :return: rows, and whether such a row is stored, (B, K); where it is not, the segment's oldest or newest row.
+        """
+        at = np.broadcast_to(self.locate(index), index.shape)
+        start, size, capacity = self.start[at], self.size[at], self.capacity[at]
+        oldest = np.where(size == capacity, self.cursor[at], 0)
+        age = ((index - start - oldest) % capacity)[:, None] + by  # 0: the oldest
+        newest = size[:, None] - 1
+        stored = (age >= 0) & (age <= newest)
+        place = (oldest[:, None] + np.clip(age, 0, newest)) % capacity[:, None]
+        return start[:, None] + place, stored
+
+    def is_full(self, index: IntArray) -> BoolArray:
+        """Whether the segment of each index overwrites its oldest row next, (B,)."""
+        at = np.broadcast_to(self.locate(index), index.shape)
+        full: BoolArray = self.size[at] == self.capacity[at]
+        return full
 
     def indices(self) -> IntArray:
         """All stored rows, segment by segment, oldest first."""
@@ -168,15 +230,37 @@ class Rings:
         oldest = np.where(size == self.capacity, self.cursor, 0)
         return self.start[at] + (oldest[at] + rank) % np.maximum(self.capacity[at], 1)
 
-    def random(self, rng: np.random.Generator, count: int) -> IntArray:
-        """``count`` stored rows, uniform and with replacement."""
-        stored = int(self.size.sum())
+    def since(self, mark: IntArray | None) -> tuple[IntArray, IntArray]:
+        """Rows that were written since an earlier mark and are stored, segment by segment, oldest first.
+
+        :param mark: (n,); None, or a mark that these rings have not reached (of others): all rows.
+        :return: the rows, and the mark of now.
+        """
+        written = self.written.copy()  # once: another thread may be writing
+        now, count = self.earlier + written, np.minimum(written, self.capacity)
+        if mark is not None and len(mark) == self.n and (mark <= now).all():
+            count = np.minimum(count, now - mark)
+        at = np.repeat(self.all, count)
+        back = np.arange(int(count.sum())) - np.repeat(np.cumsum(count), count)  # -count, ..., -1 in each segment
+        return self.start[at] + (written[at] + back) % self._modulus[at], now
+
+    def random(self, rng: np.random.Generator, count: int, stored: int) -> IntArray:
+        """``count`` of the ``stored`` rows (more than none), uniform and with replacement."""
         drawn = rng.integers(0, stored, count)
         if self.n == 1 or stored == self.total:
             return drawn
-        ends = np.cumsum(self.size)
+        size = self.size
+        ends = np.cumsum(size)
         at = np.searchsorted(ends, drawn, side="right")
-        return self.start[at] + drawn - (ends[at] - self.size[at])
+        return self.start[at] + drawn - (ends[at] - size[at])
+
+    def running(self, i: int) -> IntArray | None:
+        """Rows of segment ``i``'s running episode, oldest first; None when some have been overwritten or cleared."""
+        count = int(self.ep_len[i])
+        if count > self.size[i]:
+            return None
+        rows: IntArray = self.start[i] + (self.cursor[i] - count + np.arange(count)) % max(int(self.capacity[i]), 1)
+        return rows
 
     def part(self, i: int) -> "Rings":
         """Segment ``i`` as rings of its own, with storage indices from 0; both share their state."""
@@ -185,14 +269,30 @@ class Rings:
     def state(self) -> dict[str, Any]:
         """Arrays that describe the rings."""
         names = ("capacity", "cursor", "size", "ep_start", "ep_len", "ep_rew")
-        return {name: getattr(self, name).copy() for name in names}
+        return {"ever": self.earlier + self.written, **{name: getattr(self, name).copy() for name in names}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state` of rings with the same capacities."""
+        """Take over :meth:`state` of rings with the same capacities.
+
+        :raises ValueError: the capacities differ, or the pointers do not point into the rings.
+        """
         if not np.array_equal(state["capacity"], self.capacity):
             raise ValueError(f"capacities differ: stored {state['capacity']}, here {self.capacity}")
-        for name in ("cursor", "size", "ep_start", "ep_len"):
-            getattr(self, name)[:] = state[name]
+        n, modulus = self.capacity.shape, self._modulus
+        limits = {"cursor": modulus, "size": self.capacity + 1, "ep_start": modulus, "ep_len": np.full(n, 1 << 60)}
+        for name, limit in limits.items():
+            value = state[name]
+            if value.shape != n or value.dtype != np.int64 or not ((value >= 0) & (value < limit)).all():
+                raise ValueError(f"{name} of the rings cannot be {value}, there are {self.capacity} rows")
+        written = state["cursor"] + np.where(state["size"] == self.capacity, self.capacity, 0)
+        begun, ever, ep_rew = written - state["ep_len"], state["ever"], state["ep_rew"]
+        if (np.minimum(written, self.capacity) != state["size"]).any() or (begun % modulus != state["ep_start"]).any():
+            raise ValueError(f"the pointers of the rings contradict each other: {state}")
+        if ever.shape != n or ever.dtype != np.int64 or (ever < written).any():
+            raise ValueError(f"{ever} rows cannot have been written, {written} are known")
+        if ep_rew.shape[:1] != n or ep_rew.dtype != np.float64:
+            raise ValueError(f"rewards of the running episodes must be one per environment, got {ep_rew}")
+        self.written[:], self.begun[:], self.earlier[:] = written, begun, ever - written
         self.ep_rew = np.array(state["ep_rew"])
 
 
@@ -202,10 +302,9 @@ class _Part(Rings):
     def __init__(self, parent: Rings, i: int) -> None:
         self.parent, self.i = parent, i
         here = slice(i, i + 1)
-        self.capacity, self.cursor, self.size = parent.capacity[here], parent.cursor[here], parent.size[here]
-        self.ep_start, self.ep_len = parent.ep_start[here], parent.ep_len[here]
+        self.capacity, self.written, self.begun = parent.capacity[here], parent.written[here], parent.begun[here]
+        self.earlier = parent.earlier[here]
         self.start = np.zeros(1, np.int64)
-        self.total = int(self.capacity[0])
         self._finish_init()
 
     def __reduce__(self) -> tuple[type["_Part"], tuple[Rings, int]]:

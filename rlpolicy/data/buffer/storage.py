@@ -3,29 +3,36 @@
 A transition is read as a whole far more often than a column is. So the small numeric columns of the first transition
 become the fields of one structured array: a minibatch of B rows is then *one* gather of B memory blocks, whatever the
 number of columns, and each column is a strided view of it. Large values (images), objects, and columns that appear
-later get an array of their own.
+later get an array of their own; so does ``done``, which is all that following an episode looks at.
 
 The tree of columns is a :class:`~rlpolicy.data.batch.Batch` of views (``storage.columns``): reading and writing
 through it is reading and writing the storage.
 """
 
 from collections.abc import Iterator, Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 
 from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.packed import PackedRows, Path, WriteRow, WriteRows, row_writer, rows_writer
 
 PACKED_BYTES = 1024
 """Columns of at most this many bytes per row are packed; above it the copy itself costs more than finding the row."""
 
+Reader = tuple[str, str | None, Any]
 Rows = int | slice | np.ndarray
 """One row (values have no batch axis), or several (values have one)."""
-Path = tuple[str, ...]
+MAX_FORMS = 500
+"""Functions for forms of transitions are made this often at most: it takes a few hundred microseconds."""
 FLOAT_KEYS = ("rew",)
 OBJECT = "O"
+DONE = ("done",)
 BOOL_KEYS = ("terminated", "truncated", "done")
+STATE = ("policy", "hidden_state")
+"""Never packed: of a sequence of steps only the first one's is read."""
 ARRAY_KEYS = ("obs", "act", "rew", *BOOL_KEYS, "obs_next")
 """Names that are always read as arrays; below others, such as ``policy``, tensors come back as tensors."""
 
@@ -35,19 +42,22 @@ class Storage:
 
     :param size: number of rows.
     :param obs_dtype: store floating ``obs`` and ``obs_next`` in this dtype instead of their own.
+    :param scattered: rows far from each other are written first.
     """
 
-    def __init__(self, size: int, obs_dtype: str | np.dtype[Any] | None = None) -> None:
+    def __init__(self, size: int, obs_dtype: str | np.dtype[Any] | None = None, scattered: bool = False) -> None:
         self.size = size
+        self._scattered = scattered
         self.obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
         self.columns = Batch()
-        self._packed: np.ndarray | None = None
-        self._fields: dict[Path, str] = {}
-        self._stage: np.ndarray | None = None
-        self._staged: dict[int, np.ndarray] = {}
-        self._usual: Any = None
         self.tensors: set[Path] = set()
         """Columns that are read as tensors, because their first value was one."""
+        self.saved: Any = None
+        """What checkpoints hold of the rows (:class:`~rlpolicy.data.buffer.segments.SavedRows`); None: nothing yet."""
+        self._packed = PackedRows(0, {})
+        self._forms = 0
+        self._readers: list[Reader] | None = None
+        self._forget_forms()
 
     def write(self, rows: Rows, values: Mapping[str, Any] | Batch) -> None:
         """Set ``rows`` of every column; columns that ``values`` lacks get 0 (None for objects).
@@ -57,126 +67,89 @@ class Storage:
         :param values: tree of arrays: of shape (n, ...) for several rows, (...) for one.
         :raises ValueError: the shape of a value differs from its column's.
         """
+        given = values.__dict__ if isinstance(values, Batch) else values
+        if type(rows) is np.ndarray:
+            write = self._write_rows.get(len(rows))
+            if write is not None and write(rows, given):
+                return
         if not self.columns.__dict__:
             self._allocate(values, batched=not isinstance(rows, int))
-        given = values.__dict__ if isinstance(values, Batch) else values
         count = None if isinstance(rows, int) else rows.stop - rows.start if isinstance(rows, slice) else len(rows)
-        plan = None if count is None else self._usual_plan(given, count)
-        if plan is None:
-            plan = []
-            self._plan(self.columns, given, count, (), plan)
-            if count is not None and (self._usual is None or self._usual[0] != count):
-                self._usual = count, *self._layout(count)
-        if type(rows) is np.ndarray and self._packed is not None:
-            self._scatter(rows, plan)
-        else:
-            for column, value in plan:
-                column[rows] = value
-
-    def _usual_plan(self, given: Mapping[str, Any], count: int) -> list[tuple[np.ndarray, Any]] | None:
-        """:meth:`_plan` for ``count`` rows that bring exactly the columns of the last such write, in their dtypes and
-        shapes, as nearly all do; None when these do not. It takes a third of the time.
-        """
-        if self._usual is None or self._usual[0] != count:
-            return None
-        _, sizes, layout = self._usual
-        plan = []
-        trees = [given]
-        try:
-            for name, size in sizes:
-                tree = given[name].__dict__ if name else given
-                if len(tree) != size:
-                    return None
-                trees.append(tree)
-            for tree_index, key, column, dtype, shape in layout:
-                value = trees[tree_index][key]
-                if value.dtype is not dtype or value.shape != shape:
-                    return None
-                plan.append((column, value))
-        except (KeyError, AttributeError):
-            return None
-        return plan
-
-    def _layout(self, count: int) -> tuple[list[tuple[str, int]], list[tuple[int, str, np.ndarray, Any, Any]]]:
-        """What :meth:`_usual_plan` compares with: entries of the top and of each Batch below it, and all their leaves.
-
-        A Batch two levels down has no ``dtype``, which makes the comparison fail.
-        """
-        sizes = [("", len(self.columns.__dict__))]
-        found = []
-        for key, column in self.columns.__dict__.items():
-            inner = column.__dict__.items() if isinstance(column, Batch) else [(key, column)]
-            if isinstance(column, Batch):
-                sizes.append((key, len(column.__dict__)))
-            at = len(sizes) if isinstance(column, Batch) else 0
-            for name, leaf in inner:
-                shape = (count, *leaf.shape[1:]) if type(leaf) is np.ndarray else None
-                found.append((at, name, leaf, getattr(leaf, "dtype", None), shape))
-        return sizes, found
-
-    def _scatter(self, rows: np.ndarray, plan: list[tuple[np.ndarray, Any]]) -> None:
-        """Write the plan: packed columns are put together in a small block first, whose rows then go out at once."""
-        assert self._packed is not None
-        if self._stage is None or len(self._stage) != len(rows):
-            self._stage = np.zeros(len(rows), self._packed.dtype)
-            packed = ((_at(self.columns, path), name) for path, name in self._fields.items())
-            self._staged = {id(column): self._stage[name] for column, name in packed}
+        plan: list[tuple[np.ndarray, Any]] = []
+        self._plan(self.columns, given, count, (), plan)
         for column, value in plan:
-            staged = self._staged.get(id(column))
-            if staged is None:
-                column[rows] = value
-            else:
-                staged[...] = value
-        # as opaque bytes: numpy copies structured rows field by field, three times slower
-        row = np.dtype((np.void, self._packed.itemsize))
-        self._packed.view(row)[rows] = self._stage.view(row)
+            column[rows] = value
+        self._expect(rows, given, count)
+
+    def _expect(self, rows: Rows, given: Mapping[str, Any], count: int | None) -> None:
+        """Be quick when the next write has the form of this one."""
+        if self._forms >= MAX_FORMS:
+            return
+        self._forms += 1
+        try:
+            if isinstance(rows, np.ndarray):
+                self._write_rows[len(rows)] = rows_writer(self._packed, self.columns, given, len(rows))
+            elif count is None or count == 1:
+                self.write_row[count == 1] = row_writer(self._packed, self.columns, given, count == 1)
+        except (KeyError, AttributeError):
+            pass  # objects, numbers without an array around them, missing columns: each value is looked at every time
+
+    def mark_changed(self, rows: np.ndarray) -> None:
+        """Rows were changed that the rings do not count as written: the next checkpoint must hold them anew."""
+        if self.saved is not None:
+            self.saved.marked.append(rows)
 
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """Columns at ``rows`` (anything numpy indexes with), copied: leaves of shape (*rows.shape, ...).
 
         :param skip: top-level names that the caller does not need.
         """
+        by_index = type(rows) is np.ndarray and rows.dtype.kind == "i"
         packed = None
-        if self._fields and self._packed is not None:
-            if type(rows) is np.ndarray and rows.dtype.kind == "i":
-                packed = self._packed.take(rows)
-            else:
-                packed = self._packed[rows].copy()  # a slice or a single row would be a view
-        found: Batch = self.as_given(self._read(self.columns, rows, packed, (), skip))
-        return found
+        if self._packed.fields:  # a slice or a single row would be a view
+            packed = self._packed.rows.take(rows) if by_index else self._packed.rows[rows].copy()
+        if self._readers is None:
+            self._readers = self._plan_read(self.columns, ())
+        readers = [reader for reader in self._readers if reader[0] not in skip] if skip else self._readers
+        found = _read(readers, rows, packed, by_index)
+        return self.as_given(found) if self.tensors else found
+
+    def _plan_read(self, columns: Batch, path: Path) -> list[Reader]:
+        """Name of each column, its packed field if it has one, else the column itself (or the list of those below)."""
+        return [
+            (key, None, self._plan_read(column, (*path, key)))
+            if isinstance(column, Batch)
+            else (key, self._packed.fields.get((*path, key)), column)
+            for key, column in columns.__dict__.items()
+        ]
 
     def as_given(self, value: Any, path: Path = ()) -> Any:
         """What was read from the columns below ``path``, with tensors where tensors were given."""
-        if not self.tensors:
-            return value
         if isinstance(value, Batch):
             return Batch.wrap({key: self.as_given(inner, (*path, key)) for key, inner in value.__dict__.items()})
         return torch.from_numpy(np.array(value)) if path in self.tensors else value
 
-    def _read(self, columns: Batch, rows: Any, packed: Any, path: Path, skip: tuple[str, ...] = ()) -> Batch:
-        out: dict[str, Any] = {}
-        for key, column in columns.__dict__.items():
-            if key in skip:
-                continue
-            here = (*path, key)
-            if type(column) is np.ndarray:
-                field = self._fields.get(here)
-                if field is not None:
-                    out[key] = packed[field]
-                else:
-                    value = column[rows]
-                    out[key] = value.copy() if isinstance(rows, slice) else value
-            else:
-                out[key] = self._read(column, rows, packed, here)
-        return Batch.wrap(out)
-
     def replace(self, columns: Batch) -> None:
         """Adopt arrays of ``size`` rows as the columns."""
+        self._require_rows(columns)
+        self._clear()
+        self.columns = columns
+
+    def _require_rows(self, columns: Batch) -> None:
         for path, column in leaves(columns):
             if len(column) != self.size:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
-        self._packed, self._fields, self._stage, self._usual, self.columns = None, {}, None, None, columns
-        self.tensors = set()
+
+    def _clear(self) -> None:
+        self.__init__(self.size, self.obs_dtype, self._scattered)  # type: ignore[misc]
+
+    def _forget_forms(self) -> None:
+        self.write_row: list[WriteRow] = [_write_nothing, _write_nothing]
+        """Write one transition, without and with a batch axis, if it has the form of the one before it; ``done``
+        follows from the flags."""
+        self._write_rows: dict[int, WriteRows] = {}
+        """By number of transitions."""
+        self._readers = None
 
     # -- allocation -------------------------------------------------------------------------------------------------
 
@@ -187,18 +160,14 @@ class Storage:
         small = {
             path: (dtype, shape)
             for path, (dtype, shape) in specs.items()
-            if dtype.kind != OBJECT and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
+            if path != DONE
+            and path[:2] != STATE
+            and dtype.kind != OBJECT
+            and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
         }
-        self._fields = {path: f"c{i}" for i, path in enumerate(small)}
-        if small:
-            fields = [(self._fields[path], dtype, shape) for path, (dtype, shape) in small.items()]
-            self._packed = np.zeros(self.size, np.dtype(fields, align=True))
+        self._packed = PackedRows(self.size, small, self._scattered)
         for path, (dtype, shape) in specs.items():
-            if path in small:
-                assert self._packed is not None
-                self._place(path, self._packed[self._fields[path]])
-            else:
-                self._place(path, empty_column(self.size, dtype, shape))
+            self._place(path, self._packed.column(path) if path in small else empty_column(self.size, dtype, shape))
 
     def _note_tensors(self, value: Any, path: Path) -> None:
         if isinstance(value, Mapping | Batch):
@@ -213,9 +182,9 @@ class Storage:
         for name in path[:-1]:
             node = node.__dict__.setdefault(name, Batch())
         node.__dict__[path[-1]] = column
-        if self._packed is None or column.base is not self._packed:
-            self._fields.pop(path, None)
-        self._stage = self._usual = None
+        if column.base is not self._packed.rows:
+            self._packed.fields.pop(path, None)
+        self._forget_forms()
 
     def _spec(self, path: Path, value: Any, batched: bool) -> tuple[np.dtype[Any], tuple[int, ...]]:
         """dtype and row shape of the column that holds ``value``."""
@@ -262,6 +231,7 @@ class Storage:
             elif isinstance(value, Batch | dict):
                 if column is None:
                     column = have[key] = Batch()
+                    self._forget_forms()
                 self._plan(column, value, count, (*path, key), plan)
             else:
                 if isinstance(column, Batch) and column.__dict__:
@@ -321,17 +291,19 @@ class Storage:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"size": self.size, "obs_dtype": self.obs_dtype, "columns": self.columns, "tensors": self.tensors}
+        names = ("size", "obs_dtype", "_scattered", "columns", "tensors")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Columns come back as arrays of their own and are packed again."""
-        self.__init__(state["size"], state["obs_dtype"])  # type: ignore[misc]
+        self.size, self.obs_dtype, self._scattered = state["size"], state["obs_dtype"], state["_scattered"]
         self.load(state["columns"])
         self.tensors = state["tensors"]
 
     def load(self, columns: Batch) -> None:
         """Copy whole columns of ``size`` rows in, packed as if they had been written row by row."""
-        self.columns, self._packed, self._fields, self._stage, self._usual = Batch(), None, {}, None, None
+        self._require_rows(columns)
+        self._clear()
         if columns.__dict__:
             self.write(slice(0, self.size), columns)
 
@@ -357,6 +329,18 @@ class StorageView:
         """See :meth:`Storage.write`; rows count from this view's start."""
         self.parent.write(self._shift(rows), values)
 
+    @property
+    def write_row(self) -> list[WriteRow]:
+        """See :attr:`Storage.write_row`; rows count from this view's start."""
+        return [partial(self._write_row, write) for write in self.parent.write_row]
+
+    def _write_row(self, write: WriteRow, row: int, given: Mapping[str, Any]) -> tuple[float, bool] | None:
+        return write(row + self.start, given)
+
+    def mark_changed(self, rows: np.ndarray) -> None:
+        """See :meth:`Storage.mark_changed`; rows count from this view's start."""
+        self.parent.mark_changed(rows + self.start)
+
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """See :meth:`Storage.read`; rows count from this view's start."""
         return self.parent.read(np.arange(self.size)[rows] + self.start, skip)
@@ -379,6 +363,24 @@ class StorageView:
         return rows + self.start
 
 
+def _read(readers: list[Reader], rows: Any, packed: Any, by_index: bool) -> Batch:
+    out: dict[str, Any] = {}
+    for key, field, column in readers:
+        if field is not None:
+            out[key] = packed[field]
+        elif type(column) is list:
+            out[key] = _read(column, rows, packed, by_index)
+        elif by_index:
+            out[key] = column.take(rows, 0)
+        else:
+            out[key] = column[rows].copy() if isinstance(rows, slice) else column[rows]
+    return Batch.wrap(out)
+
+
+def _write_nothing(row: int, given: Mapping[str, Any]) -> None:
+    """Stands where no form is known."""
+
+
 def leaves(tree: Mapping[str, Any] | Batch, path: Path = ()) -> Iterator[tuple[Path, Any]]:
     """(path, value) of every leaf; empty Batches (reserved names) have none."""
     for key, value in (tree.__dict__ if isinstance(tree, Batch) else tree).items():
@@ -386,12 +388,6 @@ def leaves(tree: Mapping[str, Any] | Batch, path: Path = ()) -> Iterator[tuple[P
             yield from leaves(value, (*path, key))
         else:
             yield (*path, key), as_storable(value)
-
-
-def _at(tree: Batch, path: Path) -> Any:
-    for name in path:
-        tree = tree.__dict__[name]
-    return tree
 
 
 def as_storable(value: Any) -> Any:

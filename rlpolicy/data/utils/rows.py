@@ -11,7 +11,7 @@ from rlpolicy.data.utils.structure import NUMBER_KINDS
 
 def as_rows(obs: Any) -> Any:
     """Observations of a vector environment as arrays: an object array of dicts becomes a Batch of columns."""
-    if type(obs) is np.ndarray and obs.dtype != object:
+    if type(obs) is np.ndarray and obs.dtype.kind != "O":
         return obs
     if isinstance(obs, np.ndarray) and len(obs) and all(isinstance(row, dict | Batch) for row in obs):
         return stack_dicts(list(obs))

@@ -4,6 +4,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from rlpolicy.env.episode import Replay
 from rlpolicy.env.utils import ENV_TYPE
 
 
@@ -68,6 +69,15 @@ class EnvWorker(ABC):
     @abstractmethod
     def close_env(self) -> None:
         """Close the environment and what it runs in."""
+
+    def episode_state(self) -> dict[str, Any] | None:
+        """What :meth:`restore_episode` needs to put an environment like this one into the running episode, beside the
+        actions; None when this cannot be."""
+        return None
+
+    def restore_episode(self, state: dict[str, Any], actions: Sequence[Any]) -> Replay:
+        """Put the environment where :meth:`episode_state` found it, see :class:`~rlpolicy.env.episode.Episode`."""
+        raise NotImplementedError(f"{type(self).__name__} cannot restore its environment")
 
     def close(self) -> None:
         """Close; twice does no harm."""

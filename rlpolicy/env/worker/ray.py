@@ -1,5 +1,6 @@
 """An environment in a Ray actor."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -56,7 +57,11 @@ class RayEnvWorker(EnvWorker):
         # num_cpus=0: many small environments share a core
         self._actor = self._ray.remote(_RemoteEnv).options(num_cpus=0).remote(env_fn)
         self._future: Any = None
-        super().__init__(env_fn)
+        try:
+            super().__init__(env_fn)
+        except BaseException:
+            self._ray.kill(self._actor)
+            raise
 
     def get_env_attr(self, key: str) -> Any:
         if key == "action_space" and "action_space" in self.__dict__:
@@ -91,5 +96,6 @@ class RayEnvWorker(EnvWorker):
         return self._ray.get(self._actor.render.remote(kwargs))
 
     def close_env(self) -> None:
-        self._ray.get(self._actor.close.remote())
+        with contextlib.suppress(Exception):  # it may have died, or break here as well
+            self._ray.get(self._actor.close.remote())
         self._ray.kill(self._actor)

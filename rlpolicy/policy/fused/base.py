@@ -23,6 +23,7 @@ from rlpolicy.utils.fused.flat import Flat, FlatAdam, why_not
 from rlpolicy.utils.fused.mlp import Mlp
 from rlpolicy.utils.fused.native import Kernels
 from rlpolicy.utils.net.inputs import flat
+from rlpolicy.utils.watch import running
 
 
 class Minibatch(NamedTuple):
@@ -158,6 +159,8 @@ class FusedUpdate(ABC):
         except ValueError:
             self.again()
             return self.policy._compiled is not None and bool(self.policy._compiled.takes(batch, kwargs))
+        if (watch := running()) is not None and watch.sees_steps:
+            return self._leave("every step of an optimiser is watched, as nan_policy='skip' does")
         if kwargs:
             return self._leave(f"learn() is given {', '.join(kwargs)}")
         if not isinstance(batch.obs, np.ndarray | Tensor):

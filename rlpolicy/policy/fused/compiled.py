@@ -53,9 +53,11 @@ def compile_policy(
     if backend == "native" and kernels(torch.float32) is None:
         raise InvalidArgument("backend='native' cannot be built here, as the log says; None takes torch instead")
     kind = FUSED.get(type(policy))
-    replaced = [name for name in ("process_fn", "learn") if name in policy.__dict__]
+    replaced = [name for name in ("process_fn", "learn", "compute_q_value") if name in policy.__dict__]
     if kind is None:
         reason = f"there is no fused update of {type(policy).__name__}, only of {', '.join(k.__name__ for k in FUSED)}"
+    elif policy.obs_preprocessor is not None:
+        reason = "its networks see observations through obs_preprocessor"
     elif replaced:
         reason = f"{replaced[0]} of the policy was replaced"
     else:

@@ -1,7 +1,7 @@
 """Branching DQN: one choice per action dimension, each with Q values of its own."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -14,16 +14,15 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
+from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
     call_model,
-    forbid,
-    greedy,
     require_learning_options,
     split_mask,
     weighted_mean,
@@ -77,6 +76,7 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
     :param max_grad_norm: clip the gradient to this L2 norm.
     :param exploration_noise: how a collector explores; a row is replaced in all branches at once. None: epsilon 0
         until :meth:`set_eps` is called.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no MultiDiscrete of D times n; an option out of range; both tau and target_update_freq.
     """
 
@@ -97,6 +97,7 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
         tau: float | None = None,
         max_grad_norm: float | None = None,
         exploration_noise: EpsilonGreedy | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         _require_branches(action_space, model)
         require_learning_options(
@@ -107,8 +108,10 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
             reward_normalization=reward_normalization,
             max_grad_norm=max_grad_norm,
         )
-        super().__init__(action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler)
-        self.max_action_num = model.action_per_branch
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
+        )
+        self.max_action_num = self._action_per_branch = model.action_per_branch
         self.num_branches = model.num_branches
         self.optim = optim
         self.gamma, self.n_step, self.rew_norm = discount_factor, estimation_step, reward_normalization
@@ -127,11 +130,7 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
         """
         obs, mask = split_mask(batch.obs)
         q, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=q, act=to_numpy(greedy(q, mask)), state=hidden)
-
-    def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
-        """Q values (B, D, n) with -inf for the choices that the mask, (B, D, n) or None, does not allow."""
-        return forbid(logits, mask)
+        return Batch(logits=q, act=as_action(self._greedy(q, mask)), state=hidden)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -144,7 +143,7 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
         obs_next, mask = split_mask(buffer.get(indices, "obs_next"))
         q_old, _ = call_model(self.target_model, obs_next)
         judge = call_model(self.model, obs_next)[0] if self._target and self.is_double else q_old
-        return of_choices(q_old, greedy(judge, mask)).mean(dim=1)
+        return of_choices(q_old, self._greedy(judge, mask)).mean(dim=1)
 
     def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> BDQNTrainingStats:
         """One update of the network, and of its copy when it is due.

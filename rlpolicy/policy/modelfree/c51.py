@@ -1,7 +1,7 @@
 """C51: the distribution of returns on fixed atoms."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -12,19 +12,19 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
+from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
     atoms,
     call_model,
     categorical_targets,
     cross_entropy,
     forbid,
-    greedy,
     of_action,
     reject_clip_loss_grad,
     require_q_learning,
@@ -79,6 +79,7 @@ class C51Policy(EpsilonGreedyActions, LaggedModel, BasePolicy[C51TrainingStats])
     :param tau: instead of target_update_freq, let the copy follow after every update: θ' <- τ θ + (1 - τ) θ'.
     :param max_grad_norm: clip the gradient to this L2 norm.
     :param exploration_noise: how a collector explores; None: epsilon 0 until :meth:`set_eps` is called.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Discrete; an option out of range; both tau and target_update_freq.
     """
 
@@ -102,6 +103,7 @@ class C51Policy(EpsilonGreedyActions, LaggedModel, BasePolicy[C51TrainingStats])
         tau: float | None = None,
         max_grad_norm: float | None = None,
         exploration_noise: EpsilonGreedy | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         n_actions = require_q_learning(
             "C51",
@@ -115,7 +117,9 @@ class C51Policy(EpsilonGreedyActions, LaggedModel, BasePolicy[C51TrainingStats])
         )
         reject_clip_loss_grad("C51", "a cross entropy", clip_loss_grad)
         support = atoms(num_atoms, v_min, v_max, like=model)
-        super().__init__(action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler)
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
+        )
         self.max_action_num = n_actions
         self.optim = optim
         self.gamma, self.n_step, self.rew_norm = discount_factor, estimation_step, reward_normalization
@@ -136,7 +140,7 @@ class C51Policy(EpsilonGreedyActions, LaggedModel, BasePolicy[C51TrainingStats])
         """
         obs, mask = split_mask(batch.obs)
         probs, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=probs, act=to_numpy(greedy(probs @ self.support, mask)), state=hidden)
+        return Batch(logits=probs, act=as_action(self._greedy(probs, mask)), state=hidden)
 
     def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
         """Means (B, n) of distributions (B, n, K), -inf for the actions that the mask, (B, n) or None, forbids."""
@@ -153,7 +157,7 @@ class C51Policy(EpsilonGreedyActions, LaggedModel, BasePolicy[C51TrainingStats])
         obs_next, mask = split_mask(buffer.get(indices, "obs_next"))
         probs_old, _ = call_model(self.target_model, obs_next)
         judge = call_model(self.model, obs_next)[0] if self._target and self.is_double else probs_old
-        return of_action(probs_old, greedy(judge @ self.support, mask))
+        return of_action(probs_old, self._greedy(judge, mask))
 
     def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> C51TrainingStats:
         """One update of the network, and of its copy when it is due.

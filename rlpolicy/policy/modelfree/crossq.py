@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -20,7 +20,8 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import require_actor_critic, second_critic, squared_td
 from rlpolicy.policy.explore import NoisyActions
-from rlpolicy.policy.options import require_counts, warn_of_double_scaling
+from rlpolicy.policy.observations import joined
+from rlpolicy.policy.options import PolicyOptions, require_counts, warn_of_double_scaling
 from rlpolicy.policy.returns import follow_steps
 from rlpolicy.policy.sampling import act_squashed
 from rlpolicy.policy.temperature import Alpha, Temperature, Tempered
@@ -91,8 +92,11 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
     :param observation_space: kept as an attribute.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of the actor and of each critic to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     """
+
+    training_counters = ("critic_gradient_step", "_last_losses")
 
     def __init__(
         self,
@@ -115,6 +119,7 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
         observation_space: spaces.Space[Any] | None = None,
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "CrossQ",
@@ -132,17 +137,16 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
         warn_of_double_scaling(actor, action_scaling)
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self.temperature = Temperature(alpha, action_space, actor)
-        self.gamma, self.estimation_step = gamma, estimation_step
+        self.gamma, self.estimation_step, self.max_grad_norm = gamma, estimation_step, max_grad_norm
         self.actor_delay, self.critic_gradient_step = actor_delay, 0
-        self.deterministic_eval = deterministic_eval
-        self.max_grad_norm = max_grad_norm
-        self._last_losses: dict[str, float] = {}
+        self.deterministic_eval, self._last_losses = deterministic_eval, dict[str, float]()
         self.set_exp_noise(exploration_noise)
         self.train(self.training)
 
@@ -189,7 +193,7 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
             after = self(Batch(obs=batch.obs_next, info=None))
         act = torch.cat([torch.as_tensor(batch.act).to(after.act), after.act])
         with _batch_statistics(self.critic, self.critic2):
-            q = q_values((self.critic, self.critic2), _joined(batch.obs, batch.obs_next), act).flatten(1)
+            q = q_values((self.critic, self.critic2), joined(batch.obs, batch.obs_next), act).flatten(1)
         q, q_next = q.chunk(2, dim=1)
         # y = R + f (min_i Q_i(s', a') - α log π(a'|s'))
         value = q_next.detach().amin(dim=0) - self.alpha * after.log_prob.flatten()
@@ -237,10 +241,3 @@ def _batch_statistics(*nets: nn.Module) -> Iterator[None]:
     finally:
         for layer in layers:
             layer.eval()
-
-
-def _joined(obs: Any, obs_next: Any) -> Any:
-    """The rows of two batches of observations, arrays, tensors or Dict-like batches, one after the other."""
-    if isinstance(obs, Batch):
-        return Batch.cat([obs, obs_next])
-    return torch.cat([obs, obs_next]) if isinstance(obs, Tensor) else np.concatenate([obs, obs_next])

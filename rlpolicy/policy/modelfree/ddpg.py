@@ -1,7 +1,7 @@
 """Deep Deterministic Policy Gradient."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -17,6 +17,7 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import NoisyActions
 from rlpolicy.policy.options import (
+    PolicyOptions,
     require_box,
     require_counts,
     require_fractions,
@@ -70,6 +71,7 @@ class DDPGPolicy(NoisyActions, BasePolicy[DDPGTrainingStats]):
     :param action_bound_method: "clip" or None. Not "tanh": the actor bounds its output itself.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of actor and critic, each, to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; tau or gamma outside [0, 1]; estimation_step < 1; max_grad_norm <= 0.
     """
 
@@ -90,6 +92,7 @@ class DDPGPolicy(NoisyActions, BasePolicy[DDPGTrainingStats]):
         action_bound_method: BoundMethod = "clip",
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_box("DDPG", action_space)
         if action_bound_method == "tanh":
@@ -103,11 +106,12 @@ class DDPGPolicy(NoisyActions, BasePolicy[DDPGTrainingStats]):
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
         warn_of_double_scaling(actor, action_scaling)
-        self.actor, self.actor_optim = actor, actor_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
         self.actor_old = lagged_copy(actor)
-        self.critic, self.critic_optim = critic, critic_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic_old = lagged_copy(critic)
         self.tau, self.gamma, self.estimation_step = tau, gamma, estimation_step
         self.max_grad_norm = max_grad_norm

@@ -1,7 +1,7 @@
 """Soft Actor-Critic for discrete actions."""
 
 from dataclasses import dataclass
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -18,7 +18,13 @@ from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import ignore_actor_old, second_critic, squared_td
 from rlpolicy.policy.explore import EpsilonGreedyActions
-from rlpolicy.policy.options import require_counts, require_discrete, require_fractions, require_max_grad_norm
+from rlpolicy.policy.options import (
+    PolicyOptions,
+    require_counts,
+    require_discrete,
+    require_fractions,
+    require_max_grad_norm,
+)
 from rlpolicy.policy.qvalue import call_model, forbid, of_action, split_mask
 from rlpolicy.policy.temperature import Alpha, Temperature, Tempered
 from rlpolicy.utils.conversion import to_floats
@@ -81,6 +87,7 @@ class DiscreteSACPolicy(Tempered, EpsilonGreedyActions, BasePolicy[DiscreteSACTr
     :param deterministic_eval: in evaluation mode take the most likely action.
     :param max_grad_norm: clip the gradients of the actor and of each critic to this L2 norm.
     :param exploration_noise: further random actions when a collector explores; None: the policy is random as it is.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Discrete; critic2 without its optimiser or the reverse; an option out of its range.
     """
 
@@ -103,14 +110,17 @@ class DiscreteSACPolicy(Tempered, EpsilonGreedyActions, BasePolicy[DiscreteSACTr
         deterministic_eval: bool = True,
         max_grad_norm: float | None = None,
         exploration_noise: EpsilonGreedy | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_discrete("DiscreteSAC", action_space)
         require_fractions(tau=tau, gamma=gamma)
         require_counts(estimation_step=estimation_step)
         require_max_grad_norm(max_grad_norm)
-        super().__init__(action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler)
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
+        )
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic_old = lagged_copy(critic)
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self.critic2_old = lagged_copy(self.critic2)
@@ -143,6 +153,10 @@ class DiscreteSACPolicy(Tempered, EpsilonGreedyActions, BasePolicy[DiscreteSACTr
         greedy = self.deterministic_eval and not self.training
         act = logits.argmax(dim=1) if greedy else dist.sample()  # type: ignore[no-untyped-call]
         return Batch(logits=logits, act=act, state=hidden, dist=dist)
+
+    def network_obs(self, obs: Any) -> Any:
+        """What the networks see of observations that may have a mask."""
+        return split_mask(obs)[0]
 
     def _logits(self, obs: Any, state: Any = None, info: Any = None) -> tuple[Tensor, Any]:
         obs, mask = split_mask(obs)

@@ -1,7 +1,7 @@
 """DroQ: randomized ensembled double Q-learning with two dropout critics."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -18,7 +18,7 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import require_actor_critic, second_critic, squared_td
 from rlpolicy.policy.explore import NoisyActions
-from rlpolicy.policy.options import require_counts, warn_of_double_scaling
+from rlpolicy.policy.options import PolicyOptions, require_counts, warn_of_double_scaling
 from rlpolicy.policy.sampling import act_squashed
 from rlpolicy.policy.temperature import Alpha, Temperature, Tempered
 from rlpolicy.utils.conversion import to_floats
@@ -93,8 +93,11 @@ class DroQPolicy(Tempered, NoisyActions, BasePolicy[DroQTrainingStats]):
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of the actor and of each critic to this L2 norm.
     :param target_dropout: drop units in the targets, too; all else in them stays in evaluation mode.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     """
+
+    training_counters = ("critic_gradient_step", "_last_losses")
 
     def __init__(
         self,
@@ -119,6 +122,7 @@ class DroQPolicy(Tempered, NoisyActions, BasePolicy[DroQTrainingStats]):
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
         target_dropout: bool = False,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "DroQ",
@@ -136,10 +140,11 @@ class DroQPolicy(Tempered, NoisyActions, BasePolicy[DroQTrainingStats]):
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
         warn_of_double_scaling(actor, action_scaling)
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic_old = lagged_copy(critic)
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self.critic2_old = lagged_copy(self.critic2)

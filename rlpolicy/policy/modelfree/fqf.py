@@ -1,7 +1,7 @@
 """FQF: Q-learning with the distribution of returns as quantiles at fractions that a second network proposes."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -13,14 +13,16 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
+from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.quantile import drop_tau_hat, fraction_gradient, quantile_huber_loss, require_kappa
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
+    forbid,
     greedy,
     of_action,
     reject_clip_loss_grad,
@@ -95,6 +97,7 @@ class FQFPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[FQFTrainingStats])
     :param tau: instead of target_update_freq, let the copy follow after every update: θ' <- τ θ + (1 - τ) θ'.
     :param max_grad_norm: clip the gradients of either network to this L2 norm.
     :param exploration_noise: how a collector explores; None: epsilon 0 until :meth:`set_eps` is called.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Discrete; an option out of range; both tau and target_update_freq; another num_fractions
         than fraction_model's.
     """
@@ -121,6 +124,7 @@ class FQFPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[FQFTrainingStats])
         tau: float | None = None,
         max_grad_norm: float | None = None,
         exploration_noise: EpsilonGreedy | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         self.max_action_num = require_q_learning(
             "FQF",
@@ -142,7 +146,9 @@ class FQFPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[FQFTrainingStats])
             raise InvalidArgument(
                 f"num_fractions={num_fractions}, but fraction_model has {fraction_model.num_fractions}"
             )
-        super().__init__(action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler)
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
+        )
         self.optim = optim
         self.fraction_model, self.fraction_optim = fraction_model, fraction_optim
         self.gamma, self.n_step, self.rew_norm = discount_factor, estimation_step, reward_normalization
@@ -178,8 +184,12 @@ class FQFPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[FQFTrainingStats])
         (quantiles, fractions, inner), hidden = self._quantiles(
             getattr(self, model), obs, fractions, state=state, info=batch.get("info")
         )
-        act = to_numpy(greedy(_mean(quantiles, fractions), mask))
+        act = as_action(greedy(_mean(quantiles, fractions), mask))
         return Batch(logits=quantiles, act=act, state=hidden, fractions=fractions, quantiles_tau=inner)
+
+    def compute_q_value(self, logits: Tensor, mask: Any, fractions: Any = None) -> Tensor:
+        """Q values (B, n) of quantiles (B, n, N) at ``fractions``, None: equally wide; -inf as ``mask`` forbids."""
+        return forbid(logits.mean(dim=2) if fractions is None else _mean(logits, fractions), mask)
 
     def _quantiles(self, net: Any, obs: Any, fractions: Any = None, **kwargs: Any) -> Any:
         """What the network returns: ((quantiles, fractions, inner quantiles), state)."""

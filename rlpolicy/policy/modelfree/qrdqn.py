@@ -1,7 +1,7 @@
 """QR-DQN: Q-learning with the distribution of returns as quantiles at fixed fractions."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -13,14 +13,15 @@ from torch.optim import Optimizer
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats
-from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
+from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.quantile import quantile_huber_loss, require_kappa
 from rlpolicy.policy.qvalue import (
     LaggedModel,
     ModelName,
+    as_action,
     call_model,
     forbid,
     of_action,
@@ -77,6 +78,7 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
     :param tau: instead of target_update_freq, let the copy follow after every update: θ' <- τ θ + (1 - τ) θ'.
     :param max_grad_norm: clip the gradient to this L2 norm.
     :param exploration_noise: how a collector explores; None: epsilon 0 until :meth:`set_eps` is called.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Discrete; an option out of range; both tau and target_update_freq; a model with another
         number of atoms.
     """
@@ -103,6 +105,7 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
         tau: float | None = None,
         max_grad_norm: float | None = None,
         exploration_noise: EpsilonGreedy | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         self.max_action_num = require_q_learning(
             "QR-DQN",
@@ -121,7 +124,9 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
         num_atoms = getattr(model, "num_atoms", num_quantiles)
         if num_atoms != num_quantiles:
             raise InvalidArgument(f"num_quantiles={num_quantiles}, but the model has num_atoms={num_atoms}")
-        super().__init__(action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler)
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
+        )
         self.optim = optim
         self.gamma, self.n_step, self.rew_norm = discount_factor, estimation_step, reward_normalization
         self.is_double, self.clip_loss_grad, self.max_grad_norm = is_double, clip_loss_grad, max_grad_norm
@@ -142,14 +147,11 @@ class QRDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[QRDQNTrainingSta
         """
         obs, mask = split_mask(batch.obs)
         quantiles, hidden = call_model(getattr(self, model), obs, state, batch.get("info"))
-        return Batch(logits=quantiles, act=to_numpy(self._greedy(quantiles, mask)), state=hidden)
+        return Batch(logits=quantiles, act=as_action(self._greedy(quantiles, mask)), state=hidden)
 
     def compute_q_value(self, logits: Tensor, mask: Any) -> Tensor:
         """Q values of quantiles (B, n, N): (B, n), -inf where the mask, (B, n) or None, does not allow the action."""
         return forbid(logits.mean(dim=2), mask)
-
-    def _greedy(self, quantiles: Tensor, mask: Any) -> Tensor:
-        return self.compute_q_value(quantiles, mask).argmax(dim=1)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 

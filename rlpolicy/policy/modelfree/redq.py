@@ -1,7 +1,7 @@
 """Randomized Ensembled Double Q-Learning."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import ignore_actor_old, require_actor_critic, squared_td
 from rlpolicy.policy.explore import NoisyActions
-from rlpolicy.policy.options import require_counts, warn_of_double_scaling
+from rlpolicy.policy.options import PolicyOptions, require_counts, warn_of_double_scaling
 from rlpolicy.policy.sampling import act_squashed
 from rlpolicy.policy.temperature import Alpha, Temperature, Tempered
 from rlpolicy.utils.conversion import to_floats
@@ -84,8 +84,11 @@ class REDQPolicy(Tempered, NoisyActions, BasePolicy[REDQTrainingStats]):
     :param observation_space: kept as an attribute.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of the actor and of the ensemble, each, to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; an option out of its range. In the first update: critic is no ensemble of that size.
     """
+
+    training_counters = ("critic_gradient_step", "_last_losses")
 
     def __init__(
         self,
@@ -110,6 +113,7 @@ class REDQPolicy(Tempered, NoisyActions, BasePolicy[REDQTrainingStats]):
         observation_space: spaces.Space[Any] | None = None,
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "REDQ",
@@ -131,10 +135,11 @@ class REDQPolicy(Tempered, NoisyActions, BasePolicy[REDQTrainingStats]):
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
         warn_of_double_scaling(actor, action_scaling)
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic_old = lagged_copy(critic)
         self.temperature = Temperature(alpha, action_space, actor)
         self.ensemble_size, self.subset_size, self.target_mode = ensemble_size, subset_size, target_mode

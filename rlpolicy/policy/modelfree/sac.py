@@ -1,7 +1,7 @@
 """Soft Actor-Critic."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -17,7 +17,7 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import ignore_actor_old, require_actor_critic, second_critic, squared_td
 from rlpolicy.policy.explore import NoisyActions
-from rlpolicy.policy.options import warn_of_double_scaling
+from rlpolicy.policy.options import PolicyOptions, warn_of_double_scaling
 from rlpolicy.policy.sampling import act_squashed
 from rlpolicy.policy.temperature import Alpha, Temperature, Tempered
 from rlpolicy.utils.conversion import to_floats
@@ -82,6 +82,7 @@ class SACPolicy(Tempered, NoisyActions, BasePolicy[SACTrainingStats]):
     :param observation_space: kept as an attribute.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of the actor and of each critic to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     """
 
@@ -106,6 +107,7 @@ class SACPolicy(Tempered, NoisyActions, BasePolicy[SACTrainingStats]):
         observation_space: spaces.Space[Any] | None = None,
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "SAC",
@@ -122,10 +124,11 @@ class SACPolicy(Tempered, NoisyActions, BasePolicy[SACTrainingStats]):
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
         warn_of_double_scaling(actor, action_scaling)
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic_old = lagged_copy(critic)
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self.critic2_old = lagged_copy(self.critic2)

@@ -1,7 +1,7 @@
 """Twin Delayed Deep Deterministic Policy Gradient."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 from gymnasium import spaces
@@ -17,7 +17,7 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import require_actor_critic, second_critic, squared_td
 from rlpolicy.policy.explore import NoisyActions
-from rlpolicy.policy.options import require_counts, warn_of_double_scaling
+from rlpolicy.policy.options import PolicyOptions, require_counts, warn_of_double_scaling
 from rlpolicy.policy.sampling import raw_action_range, smoothed
 from rlpolicy.utils.conversion import to_floats
 from rlpolicy.utils.errors import InvalidArgument
@@ -78,11 +78,13 @@ class TD3Policy(NoisyActions, BasePolicy[TD3TrainingStats]):
     :param action_bound_method: "clip" or None. Not "tanh": the actor bounds its output itself.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of the actor and of each critic to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     """
 
     _act_low: Tensor
     _act_high: Tensor
+    training_counters = ("_cnt", "_last_losses")
 
     def __init__(
         self,
@@ -106,6 +108,7 @@ class TD3Policy(NoisyActions, BasePolicy[TD3TrainingStats]):
         action_bound_method: BoundMethod = "clip",
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "TD3",
@@ -125,11 +128,12 @@ class TD3Policy(NoisyActions, BasePolicy[TD3TrainingStats]):
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
         warn_of_double_scaling(actor, action_scaling)
-        self.actor, self.actor_optim = actor, actor_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
         self.actor_old = lagged_copy(actor)
-        self.critic, self.critic_optim = critic, critic_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic_old = lagged_copy(critic)
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self.critic2_old = lagged_copy(self.critic2)

@@ -1,7 +1,7 @@
 """Truncated Quantile Critics."""
 
 from dataclasses import dataclass
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar, Unpack
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import require_actor_critic
 from rlpolicy.policy.explore import NoisyActions
-from rlpolicy.policy.options import warn_of_double_scaling
+from rlpolicy.policy.options import PolicyOptions, warn_of_double_scaling
 from rlpolicy.policy.quantile import quantile_huber_loss
 from rlpolicy.policy.qvalue import weighted_mean
 from rlpolicy.policy.sampling import act_squashed
@@ -81,6 +81,7 @@ class TQCPolicy(Tempered, NoisyActions, BasePolicy[TQCTrainingStats]):
     :param observation_space: kept as an attribute.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of the actor and of the critics, each, to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; an option out of its range. In the first update: critic gives another shape, or not
         more than d quantiles.
     """
@@ -105,6 +106,7 @@ class TQCPolicy(Tempered, NoisyActions, BasePolicy[TQCTrainingStats]):
         observation_space: spaces.Space[Any] | None = None,
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "TQC",
@@ -125,10 +127,11 @@ class TQCPolicy(Tempered, NoisyActions, BasePolicy[TQCTrainingStats]):
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
         warn_of_double_scaling(actor, action_scaling)
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic_old = lagged_copy(critic)
         self.temperature = Temperature(alpha, action_space, actor)
         self.top_quantiles_to_drop_per_net = top_quantiles_to_drop_per_net

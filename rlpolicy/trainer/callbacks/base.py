@@ -17,7 +17,8 @@ class Callback:
         on_train_start
         [on_test]                                   the test before training, with a test collector
         ( on_epoch_start
-          ( [on_collect] [on_test] on_update* )*    collect (not offline), early test (test_in_train), gradient steps
+          ( [on_collect] [on_test] on_update*       collect (not offline), early test (test_in_train), gradient steps
+            on_step_end )*
           [on_test]                                 the test of the epoch
           on_epoch_end )*
         on_stop                                     also after request_stop; not when an exception ends the run
@@ -26,10 +27,16 @@ class Callback:
     train_collector, test_collector, logger, history`` may be read, ``trainer.request_stop(reason)`` be called.
     Callbacks are called in the order in which they were given. One that raises ends the run; the error carries a note
     with its name.
+
+    A callback with ``state_dict()`` and ``load_state_dict(state)`` is part of checkpoints: the state is made of dicts,
+    lists, numbers, strings, arrays and tensors.
     """
 
     def on_train_start(self, trainer: "BaseTrainer") -> None:
-        """Training begins: everything is seeded, counters are zero (or restored), nothing has been tested."""
+        """Training begins: everything is seeded, counters are zero (or restored), nothing has been tested.
+
+        After ``trainer.load`` it is called as well, when the run goes on; ``trainer.is_resumed`` is True then.
+        """
 
     def on_epoch_start(self, trainer: "BaseTrainer") -> None:
         """An epoch begins: ``trainer.epoch`` counts from 1."""
@@ -39,6 +46,9 @@ class Callback:
 
     def on_update(self, trainer: "BaseTrainer", stats: TrainingStats) -> None:
         """The policy was updated; ``trainer.gradient_step`` includes that."""
+
+    def on_step_end(self, trainer: "BaseTrainer") -> None:
+        """A collect and the gradient steps that follow it are over: nothing is half done, ``trainer.save`` saves."""
 
     def on_test(self, trainer: "BaseTrainer", stats: CollectStats) -> None:
         """The policy was tested; ``trainer.best_reward`` takes it into account."""
@@ -57,11 +67,30 @@ class CallbackList:
         for callback in callbacks:
             if not isinstance(callback, Callback):
                 raise TypeError(f"callbacks must be Callback objects, got {callback!r}: subclass Callback")
+        self._callbacks = list(callbacks)
         self._hooks = {
             name: [callback for callback in callbacks if getattr(type(callback), name) is not hook]
             for name, hook in vars(Callback).items()
             if name.startswith("on_")
         }
+
+    def state(self) -> list[Any]:
+        """(name of the class, state) of every callback that has one."""
+        return [
+            (type(callback).__name__, callback.state_dict())
+            for callback in self._callbacks
+            if hasattr(callback, "state_dict")
+        ]
+
+    def load_state(self, states: list[Any]) -> None:
+        """Give each state to the first callback of its class that has none yet; those of callbacks that are no longer
+        there are left out."""
+        waiting = [callback for callback in self._callbacks if hasattr(callback, "load_state_dict")]
+        for name, state in states:
+            found = next((callback for callback in waiting if type(callback).__name__ == name), None)
+            if found is not None:
+                waiting.remove(found)
+                found.load_state_dict(state)
 
     def emit(self, hook: str, trainer: "BaseTrainer", *args: Any) -> None:
         """Call one hook of every callback that has it."""

@@ -133,6 +133,16 @@ class BaseLogger(ABC):
         """What was logged at that path, as nested dicts of arrays; empty when this logger cannot read it back."""
         return {}
 
+    def state_dict(self) -> dict[str, Any]:
+        """How far logging is: the steps of the last writes."""
+        return {name: value for name, value in vars(self).items() if name.startswith("last_")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        for name in vars(self):
+            if name.startswith("last_") and name in state:
+                setattr(self, name, int(state[name]))
+
     def finalize(self) -> None:  # noqa: B027 - most loggers have nothing to close
         """Write what is left and close; the logger is not used afterwards."""
 

@@ -76,6 +76,21 @@ class _FileLogger(SavingLogger):
             place[name] = np.array(values)
         return data
 
+    def state_dict(self) -> dict[str, Any]:
+        """How far logging is, with the number of whole lines in the file."""
+        return {**super().state_dict(), "lines": len(self._lines())}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called: lines that were written after that will be written again, so they
+        are removed from the file.
+        """
+        super().load_state_dict(state)
+        lines = self._lines()
+        kept = lines[: state.get("lines", len(lines))]
+        if len(kept) < len(lines):
+            self.finalize()
+            os.truncate(self.path, len("".join(kept).encode()))
+
     def finalize(self) -> None:
         """Close the file."""
         if self._file is not None:
@@ -150,6 +165,11 @@ class CSVLogger(_FileLogger):
         """The rows of the file, without empty values, numbers as floats; a line torn by a crash is skipped."""
         for row in csv.DictReader(self._lines()):
             yield {name: _number(text) for name, text in row.items() if text}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """See :class:`JSONLLogger`; the header stays as long as it has become."""
+        super().load_state_dict(state)
+        self._columns = dict.fromkeys(next(csv.reader(self._lines()), []))
 
     def _rewrite(self) -> None:
         """Replace the file by one with all columns, in one step."""

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from rlpolicy.utils.net import continuous, discrete
 from rlpolicy.utils.net.common import MLP, Net
-from rlpolicy.utils.net.inputs import as_input, flat, output_and_state, pick_obs
+from rlpolicy.utils.net.inputs import SeesThrough, as_input, flat, output_and_state, pick_obs
 
 _ELEMENTWISE = (
     nn.CELU,
@@ -55,8 +55,7 @@ def q_values(critics: Sequence[nn.Module], obs: Any, act: Any = None) -> Tensor:
         return _one_by_one(critics, obs, act)
     stack = _stacks.get(critics[0])
     if stack is None or stack.chains != chains:  # modules are equal only to themselves
-        inputs = {(type(critic), repr(getattr(critic, "obs_key", None))) for critic in critics}
-        stack = _stacks[critics[0]] = _Stack(chains, same_input=len(inputs) == 1)
+        stack = _stacks[critics[0]] = _Stack(chains, same_input=len(set(map(_view, critics))) == 1)
     if not stack.ready():
         return _one_by_one(critics, obs, act)
     return stack(_input(critics[0], obs, act))
@@ -67,8 +66,16 @@ def _one_by_one(critics: Sequence[nn.Module], obs: Any, act: Any) -> Tensor:
     return torch.stack([output_and_state(critic(*inputs), None)[0] for critic in critics])
 
 
+def _view(critic: Any) -> tuple[Any, ...]:
+    """What a critic makes of its arguments before its first layer; equal for critics that have the same input."""
+    hook = SeesThrough.of(critic)
+    return type(critic), repr(getattr(critic, "obs_key", None)), None if hook is None else hook.preprocessor
+
+
 def _input(critic: Any, obs: Any, act: Any) -> Tensor:
     """What enters a critic's first layer: (B, F)."""
+    if critic._forward_pre_hooks:
+        obs = SeesThrough.of(critic).see(obs, critic)  # type: ignore[union-attr]  # _chain allows no other hook
     if critic.obs_key is not None:
         obs = pick_obs(obs, critic.obs_key, critic.device)
     x = flat(as_input(obs, critic.device, critic.dtype))
@@ -93,8 +100,16 @@ def _chain(critic: Any) -> Chain | None:
     chain = [*net.model, *last.model]
     for module in (*wrappers, *chain):
         if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks:
+            if module is critic and _only_sees_through(critic):
+                continue
             return None
     return chain
+
+
+def _only_sees_through(critic: nn.Module) -> bool:
+    """Whether the only hook of a critic is that of an observation preprocessor."""
+    others = critic._forward_hooks or critic._backward_hooks or len(critic._forward_pre_hooks) > 1
+    return not others and SeesThrough.of(critic) is not None
 
 
 class _Stack:

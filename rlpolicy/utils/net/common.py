@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.net.dict_obs import DictNet as DictNet
 from rlpolicy.utils.net.inputs import (
     ArrayLike,
     DeviceLike,
@@ -28,6 +29,7 @@ from rlpolicy.utils.net.inputs import (
     size_of,
     stored_state,
 )
+from rlpolicy.utils.net.scaler import RunningStandardScaler as RunningStandardScaler
 
 ModuleType: TypeAlias = Callable[..., nn.Module]
 """A module's class, or a function that makes a module."""
@@ -219,11 +221,11 @@ class Net(NetBase):
         if self.Q is not None and self.V is not None:
             q, v = self.Q(logits), self.V(logits)
             if self.num_atoms > 1:
-                q = q.view(len(q), -1, self.num_atoms)
-                v = v.view(len(v), -1, self.num_atoms)
+                q = q.unflatten(1, (-1, self.num_atoms))
+                v = v.unflatten(1, (-1, self.num_atoms))
             logits = q - q.mean(dim=1, keepdim=True) + v
         elif self.num_atoms > 1:
-            logits = logits.view(len(logits), -1, self.num_atoms)
+            logits = logits.unflatten(1, (-1, self.num_atoms))
         if self.softmax:
             logits = torch.softmax(logits, dim=-1)
         return logits, state
@@ -320,6 +322,7 @@ class BranchingNet(NetBase):
     :param common_hidden_sizes: hidden layers before the branches.
     :param value_hidden_sizes: hidden layers of the state value.
     :param action_hidden_sizes: hidden layers of each branch.
+    :param obs_key: for observations with keys: the entry, or the entries to join, that the network sees.
     """
 
     def __init__(
@@ -335,8 +338,11 @@ class BranchingNet(NetBase):
         activation: ModuleType | None = nn.ReLU,
         act_args: ArgsType | None = None,
         device: DeviceLike = "cpu",
+        *,
+        obs_key: ObsKey = None,
     ) -> None:
         super().__init__()
+        self.obs_key = obs_key
         self.num_branches = num_branches
         self.action_per_branch = action_per_branch
 
@@ -351,8 +357,10 @@ class BranchingNet(NetBase):
         )
         self.place(device)
 
-    def forward(self, obs: ArrayLike, state: Any = None, **kwargs: Any) -> tuple[Tensor, Any]:
+    def forward(self, obs: Any, state: Any = None, **kwargs: Any) -> tuple[Tensor, Any]:
         """(B, O) -> V + A - mean A (eq. 1 of the paper), shape (B, branches, values per branch)."""
+        if self.obs_key is not None:
+            obs = pick_obs(obs, self.obs_key, self.device)
         features = self.common(obs)
         value = self.value(features).unsqueeze(1)
         advantage = torch.stack([branch(features) for branch in self.branches], dim=1)

@@ -96,6 +96,8 @@ class Critic(DeviceModule):
         the action is joined with its features; so an actor's preprocess network can be shared.
     :param obs_key: for observations with keys: the entry, or the entries to join, that the critic sees.
     :param num_quantiles: M, how many quantiles of the return are given in place of its mean, e.g. for TQC.
+    :param action_shape: with ``apply_preprocess_net_to_obs_only``: A, if the number of features of ``preprocess_net``
+        does not count the action.
     """
 
     def __init__(
@@ -110,12 +112,16 @@ class Critic(DeviceModule):
         *,
         obs_key: ObsKey = None,
         num_quantiles: int = 1,
+        action_shape: TActionShape = 0,
     ) -> None:
         super().__init__()
         self.preprocess = preprocess_net
         self.output_dim = num_quantiles
+        n_actions = size_of(action_shape)
+        if n_actions and not apply_preprocess_net_to_obs_only:
+            raise InvalidArgument("action_shape is for apply_preprocess_net_to_obs_only=True: Net(..., concat=True)")
         self.last = MLP(
-            get_output_dim(preprocess_net, preprocess_net_output_dim),
+            get_output_dim(preprocess_net, preprocess_net_output_dim) + n_actions,
             num_quantiles,
             hidden_sizes,
             device=device,

@@ -140,6 +140,9 @@ class ImplicitQuantileNetwork(Critic):
     The other arguments are those of :class:`Critic`, with ``action_shape`` for its ``last_size``.
     """
 
+    midpoints = False
+    """Ask at the midpoints of equal parts of [0, 1] instead of at random, so that equal inputs get equal outputs."""
+
     def __init__(
         self,
         preprocess_net: nn.Module,
@@ -166,8 +169,14 @@ class ImplicitQuantileNetwork(Critic):
     def forward(self, obs: Any, sample_size: int, state: Any = None, **kwargs: Any) -> tuple[Any, Any]:  # type: ignore[override]
         """(B, O) -> ((quantiles (B, A, sample_size), fractions (B, sample_size)), next state)."""
         features, state = self.features(obs, state)
-        taus = torch.rand(len(features), sample_size, dtype=features.dtype, device=features.device)
+        taus = self._fractions(features, sample_size)
         return (self.quantiles(features, taus), taus), state
+
+    def _fractions(self, features: Tensor, count: int) -> Tensor:
+        if self.midpoints:
+            even = (torch.arange(count, dtype=features.dtype, device=features.device) + 0.5) / count
+            return even.expand(features.shape[0], count)
+        return torch.rand(features.shape[0], count, dtype=features.dtype, device=features.device)
 
 
 class FractionProposalNetwork(nn.Module):

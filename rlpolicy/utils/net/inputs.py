@@ -9,6 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from rlpolicy.utils.errors import InvalidArgument
+
 ArrayLike: TypeAlias = NDArray[Any] | Tensor
 DeviceLike: TypeAlias = str | int | torch.device
 ObsKey: TypeAlias = str | Sequence[str] | None
@@ -88,12 +90,100 @@ def pick_obs(obs: Any, key: str | Sequence[str], device: torch.device) -> Any:
     """The named entry of a dict-like observation, or several, flattened and joined: (B, F).
 
     Anything without keys, such as an array, is returned as it is: somebody has picked already.
+
+    :param key: "robot.arm" is the entry "arm" of the entry "robot".
+    :raises KeyError: there is no such entry.
     """
     if not hasattr(obs, "keys"):
         return obs
     if isinstance(key, str):
-        return obs[key]
-    return torch.cat([flat(as_input(obs[name], device)) for name in key], dim=1)
+        return entry_of(obs, key)
+    return torch.cat([flat(as_input(entry_of(obs, name), device)) for name in key], dim=1)
+
+
+def entry_of(obs: Any, name: str) -> Any:
+    """The entry of a dict or Batch with that name; of nested ones with a dotted name.
+
+    :raises KeyError: there is no such entry.
+    """
+    if name in obs:
+        return obs[name]
+    head, dot, rest = name.partition(".")
+    if dot and head in obs and hasattr(obs[head], "keys"):
+        return entry_of(obs[head], rest)
+    raise KeyError(f"there is no entry {name!r} in observations with the keys {list(obs.keys())}")
+
+
+def module_name(key: str) -> str:
+    """A key as the name of a submodule: these hold no dots, and must not be those of attributes."""
+    return "/" + key.replace(".", "%2E")
+
+
+class SeesThrough:
+    """A forward pre-hook: the network gets its first argument, the observation, as a preprocessor shows it.
+
+    The preprocessor is not part of the network: neither of its parameters nor of its ``state_dict``. A copy of the
+    network goes on with the same preprocessor; a copy of something that holds both, such as a policy, with the copied
+    one (it must be held before the network).
+    """
+
+    def __init__(self, preprocessor: nn.Module) -> None:
+        self.preprocessor = preprocessor
+
+    def __call__(self, net: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if args:
+            return (self.see(args[0], net), *args[1:]), kwargs
+        return args, {**kwargs, "obs": self.see(kwargs["obs"], net)}
+
+    def see(self, obs: Any, net: nn.Module) -> Any:
+        """The preprocessed observation."""
+        if not getattr(self.preprocessor, "takes_arrays", False):
+            obs = as_tensors(obs, like=next(net.parameters(), torch.empty(0)))
+        return self.preprocessor(obs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "SeesThrough":
+        return SeesThrough(memo.get(id(self.preprocessor), self.preprocessor))
+
+    @staticmethod
+    def of(net: nn.Module) -> "SeesThrough | None":
+        """The hook of a network, if it has one."""
+        hooks = _eye(net)._forward_pre_hooks.values()
+        return next((hook for hook in hooks if isinstance(hook, SeesThrough)), None)
+
+
+def see_through(net: nn.Module, preprocessor: nn.Module | None) -> None:
+    """Let a network see observations through a preprocessor, see :class:`SeesThrough`; None: nothing happens.
+
+    :raises ValueError: it sees through another one.
+    """
+    if preprocessor is None:
+        return
+    hook = SeesThrough.of(net)
+    if hook is None:
+        _eye(net).register_forward_pre_hook(SeesThrough(preprocessor), with_kwargs=True)
+    elif hook.preprocessor is not preprocessor:
+        raise InvalidArgument(
+            f"this {type(net).__name__} already sees observations through another preprocessor: make a new network"
+        )
+
+
+def _eye(net: nn.Module) -> nn.Module:
+    """The part of a network that is called with observations: ``net.eye`` where it has that, else all of it."""
+    eye = getattr(net, "eye", None)
+    return eye if isinstance(eye, nn.Module) else net
+
+
+def as_tensors(obs: Any, like: Tensor) -> Any:
+    """Arrays, or a dict or Batch of them, as tensors on a device; floating ones in a dtype; what is no number stays.
+
+    :param like: of that device and dtype.
+    """
+    if hasattr(obs, "keys"):
+        return type(obs)({key: as_tensors(obs[key], like) for key in obs.keys()})  # noqa: SIM118 - may be a Batch
+    if isinstance(obs, np.ndarray) and obs.dtype.kind not in "biuf":
+        return obs
+    x = torch.as_tensor(obs, device=like.device)
+    return x.to(like.dtype) if x.is_floating_point() else x
 
 
 def takes_state(net: nn.Module) -> bool:

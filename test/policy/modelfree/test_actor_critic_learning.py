@@ -40,7 +40,7 @@ def test_pendulum_runs(algo: str, tmp_path: Path) -> None:
     assert list(tmp_path.glob("**/events.out.tfevents*"))
 
 
-@pytest.mark.parametrize("algo", ["td3", "sac"])
+@pytest.mark.parametrize("algo", ["td3", "sac", "crossq"])
 def test_mujoco_runs(algo: str, tmp_path: Path) -> None:
     pytest.importorskip("mujoco")
     threads = torch.get_num_threads()
@@ -59,7 +59,12 @@ def test_mujoco_runs(algo: str, tmp_path: Path) -> None:
         torch.set_num_threads(threads)
     assert info.gradient_step == 50
     (weights,) = tmp_path.glob("**/policy.pth")
-    assert "critic2_old.last.model.0.weight" in torch.load(weights, weights_only=True)
+    saved = torch.load(weights, weights_only=True)
+    if algo == "crossq":  # no targets; wide critics that normalise the observation and the action, 4 + 1 numbers
+        assert saved["critic2.preprocess.model.model.0.0.running_mean"].shape == (5,)
+        assert saved["critic2.last.model.0.1.weight"].shape == (1, 32)
+    else:
+        assert saved["critic2_old.last.model.0.weight"].shape == (1, 16)
 
 
 @pytest.mark.parametrize("name", ["actor_critic_pendulum.py", "actor_critic_mujoco.py"])

@@ -254,7 +254,7 @@ def train_a_little(seed: int) -> BranchingDQNPolicy:
         target_update_freq=20,
         exploration_noise=EpsilonGreedy(0.3),
     )
-    assert (policy.num_branches, policy.max_action_num) == (1, 5)
+    assert (policy.num_branches, policy.max_action_num, policy._action_per_branch) == (1, 5, 5)
     buffer = PrioritizedVectorReplayBuffer(500, 2, alpha=0.6, beta=0.4)
     envs = [DummyVectorEnv([make_env] * 2) for _ in range(2)]
     info = offpolicy_trainer(

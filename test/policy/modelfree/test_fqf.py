@@ -224,6 +224,20 @@ def test_forward() -> None:
     assert torch.equal(other.fractions.tau_hats, result.fractions.tau_hats)
 
 
+def test_q_values() -> None:
+    """Σ_i (τ_i+1 - τ_i) Z_i by hand; without fractions the plain mean; forbidden actions are out of the question."""
+    policy = real_policy()
+    quantiles = torch.tensor([[[0.0, 1.0], [2.0, 4.0], [3.0, 7.0]]])
+    fractions = Batch(taus=torch.tensor([[0.0, 0.75, 1.0]]))
+    assert policy.compute_q_value(quantiles, None, fractions).tolist() == [[0.25, 2.5, 4.0]]
+    assert policy.compute_q_value(quantiles, None).tolist() == [[0.5, 3.0, 5.0]]
+    mask = np.array([[True, True, False]])
+    assert policy.compute_q_value(quantiles, mask, fractions).tolist() == [[0.25, 2.5, -math.inf]]
+    result = policy(Batch(obs=Batch(obs=np.ones((1, O)), mask=mask), info=None))
+    q = policy.compute_q_value(result.logits, mask, result.fractions)
+    assert result.act.tolist() == q.argmax(1).tolist()
+
+
 def test_entropy_bonus_makes_fractions_equal() -> None:
     """With nothing but the bonus, widths become equal, whose entropy is ln N."""
     policy = real_policy(ent_coef=1000.0)

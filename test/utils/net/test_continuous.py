@@ -265,3 +265,10 @@ def test_batch_renorm_options() -> None:
     for wrong in ({"warmup": -1}, {"r_max": 0.5}, {"d_max": -1.0}):
         with pytest.raises(ValueError, match="needs warmup >= 0, r_max >= 1, d_max >= 0"):
             BatchRenorm(3, **wrong)
+
+
+def test_features_and_action_are_joined_behind_the_preprocess_net() -> None:
+    critic = Critic(Net(3, hidden_sizes=[4]), [5], apply_preprocess_net_to_obs_only=True, action_shape=2)
+    assert critic(np.zeros((7, 3)), np.zeros((7, 2))).shape == (7, 1)
+    with pytest.raises(ValueError, match="action_shape is for apply_preprocess_net_to_obs_only=True"):
+        Critic(Net(3, hidden_sizes=[4]), action_shape=2)

@@ -1,0 +1,227 @@
+"""Saving and loading a whole run."""
+
+import copy
+import re
+import time
+import warnings
+from collections.abc import Callable
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import rlpolicy
+from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.segments import load_buffer, save_buffer
+from rlpolicy.data.resume import check_collector_state, collector_state, load_collector_state
+from rlpolicy.data.utils.state_tree import read_tree, write_tree
+from rlpolicy.seeding import global_state, set_global_state
+from rlpolicy.trainer.stats_tree import stats_to_tree, tree_to_stats
+from rlpolicy.trainer.utils import CollectTotals
+from rlpolicy.utils.errors import DamagedFile
+from rlpolicy.utils.folder import MANIFEST, NewFolder, WholeFolder, remove_folder, remove_unfinished
+from rlpolicy.utils.statistics import MovAvg
+
+if TYPE_CHECKING:
+    from rlpolicy.trainer.base import BaseTrainer
+
+FORMAT = 1
+"""Grows when a checkpoint of the version before could no longer be read."""
+COUNTERS = ("epoch", "start_epoch", "env_step", "gradient_step", "best_epoch", "best_reward", "best_reward_std")
+_NAME = re.compile(r"(\d{6,})-step-\d+")
+_WRONG_FORM = (KeyError, TypeError, IndexError, AttributeError, OverflowError)
+
+
+class Progress:
+    """What the running epoch has done so far."""
+
+    def __init__(self) -> None:
+        self.done = 0
+        """Steps."""
+        self.collected = CollectTotals()
+        self.trained: Any = None
+        """Stats of the last update."""
+
+    def to_tree(self) -> dict[str, Any]:
+        """As a plain tree."""
+        return {"done": self.done, "collected": self.collected.state_dict(), "trained": stats_to_tree(self.trained)}
+
+    @classmethod
+    def from_tree(cls, tree: dict[str, Any]) -> "Progress":
+        """What :meth:`to_tree` gave."""
+        progress = cls()
+        progress.done, progress.trained = int(tree["done"]), tree_to_stats(tree["trained"])
+        progress.collected.load_state_dict(tree["collected"])
+        return progress
+
+
+class Interruption:
+    """An epoch that a request to stop has cut short: where a run that goes on later picks it up."""
+
+    def __init__(self, progress: Progress, logger: Any, callbacks: Any) -> None:
+        self.progress = progress
+        # as they are now, before they are told of the short epoch
+        self.logger, self.callbacks = _state_of(logger), callbacks.state()
+
+
+# -- saving ------------------------------------------------------------------------------------------------------------
+
+
+def trainer_state(trainer: "BaseTrainer") -> dict[str, Any]:
+    """Everything but the buffers, as a tree."""
+    cut = trainer._interruption
+    progress = trainer._progress if cut is None else cut.progress
+    return {
+        "class": type(trainer).__name__,
+        "policy": trainer.policy.training_state(),
+        "collectors": {name: collector_state(c) for name, c in trainer._collectors().items()},
+        "counters": {name: getattr(trainer, name) for name in COUNTERS},
+        "has_best": trainer._has_best,
+        "best_weights": trainer.best_weights,
+        "seconds": {"total": time.time() - trainer.start_time, "update": trainer.policy_update_time},
+        # a run that was stopped in an epoch goes on in that epoch: what closed it is not part of the run
+        "history": stats_to_tree(trainer.history if cut is None else trainer.history[:-1]),
+        "progress": None if progress is None else progress.to_tree(),
+        "averages": {name: [average.size, list(average.cache)] for name, average in trainer.stat.items()},
+        "logger": _state_of(trainer.logger) if cut is None else cut.logger,
+        "callbacks": trainer._callbacks.state() if cut is None else cut.callbacks,
+        "own": trainer._own_state(),
+        "generators": global_state(),
+    }
+
+
+def _state_of(part: Any) -> Any:
+    return part.state_dict() if hasattr(part, "state_dict") else None
+
+
+def save_trainer(trainer: "BaseTrainer", path: str | PathLike[str], keep: int) -> None:
+    """Write a new checkpoint into the folder ``path``, then remove all but the ``keep`` newest."""
+    parent = Path(path)
+    if (parent / MANIFEST).exists():
+        raise ValueError(f"{parent} is itself a checkpoint: give the folder that it lies in, {parent.parent}")
+    parent.mkdir(parents=True, exist_ok=True)
+    remove_unfinished(parent)
+    older = checkpoints(parent)
+    number = 1 + max((int(old.name.partition("-")[0]) for old in older), default=0)
+    folder = NewFolder(parent / f"{number:06d}-step-{trainer.env_step}")
+    commits: list[Callable[[], None]] = []
+    try:
+        state = trainer_state(trainer)
+        state["buffers"] = {}
+        for name, buffer in _buffers(trainer).items():
+            state["buffers"][name], commit = save_buffer(buffer, folder, name)
+            commits.append(commit)
+        write_tree(folder, "state", state)
+        folder.publish({"format": FORMAT, "version": rlpolicy.__version__, "env_step": trainer.env_step})
+    except BaseException:
+        folder.discard()
+        raise
+    for commit in commits:
+        commit()
+    for old in older[: len(older) + 1 - keep]:
+        remove_folder(old)
+
+
+def _buffers(trainer: "BaseTrainer") -> dict[str, ReplayBuffer]:
+    found = {f"{name}_buffer": collector.buffer for name, collector in trainer._collectors().items()}
+    return found if trainer.buffer is None else {**found, "buffer": trainer.buffer}
+
+
+def checkpoints(parent: Path) -> list[Path]:
+    """The checkpoints in a folder, oldest first."""
+    if not parent.is_dir():
+        return []
+    found = [(int(match[1]), path) for path in parent.iterdir() if (match := _NAME.fullmatch(path.name))]
+    return [path for _, path in sorted(found)]
+
+
+# -- loading -----------------------------------------------------------------------------------------------------------
+
+
+def load_trainer(trainer: "BaseTrainer", path: str | PathLike[str]) -> None:
+    """Go on from the newest whole checkpoint in the folder ``path``, or from the checkpoint ``path``.
+
+    :raises DamagedFile: there is none.
+    :raises ValueError: it is that of another kind of trainer, policy, buffer or number of environments.
+    """
+    given = Path(path)
+    is_single = (given / MANIFEST).exists()
+    candidates = [given] if is_single else checkpoints(given)[::-1]
+    damage: list[str] = []
+    for candidate in candidates:
+        try:
+            state, fill_buffers = _read(trainer, WholeFolder(candidate, FORMAT))
+        except DamagedFile as error:
+            damage.append(str(error))
+            continue
+        for text in damage:
+            warnings.warn(f"an older checkpoint, {candidate.name}, is loaded: {text}", UserWarning, stacklevel=3)
+        _apply(trainer, state, fill_buffers)
+        return
+    raise DamagedFile("; ".join(damage) or f"there is no checkpoint in {given}")
+
+
+def _read(trainer: "BaseTrainer", folder: WholeFolder) -> tuple[dict[str, Any], list[Callable[[], None]]]:
+    """All of a checkpoint, read, and compared with the trainer, which stays as it is."""
+    state = read_tree(folder.read, "state")
+    try:
+        _compare(trainer, state)
+        return state, [
+            load_buffer(buffer, state["buffers"][name], folder) for name, buffer in _buffers(trainer).items()
+        ]
+    except _WRONG_FORM as error:
+        raise DamagedFile(f"{folder.path} does not hold the state of a trainer: {error!r}") from error
+
+
+def _compare(trainer: "BaseTrainer", state: dict[str, Any]) -> None:
+    if state["class"] != type(trainer).__name__:
+        raise ValueError(f"the checkpoint is that of a {state['class']}, this is a {type(trainer).__name__}")
+    collectors, saved = trainer._collectors(), state["collectors"]
+    if saved.keys() != collectors.keys() or state["buffers"].keys() != _buffers(trainer).keys():
+        raise ValueError(f"the checkpoint has the collectors {sorted(saved)}, this trainer {sorted(collectors)}")
+    for name, collector in collectors.items():
+        check_collector_state(collector, saved[name])
+
+
+def _apply(trainer: "BaseTrainer", state: dict[str, Any], fill_buffers: list[Callable[[], None]]) -> None:
+    """Take over what was read. Whatever can be refused comes first, and is undone then."""
+    before = copy.deepcopy(trainer.policy.training_state()), global_state()
+    try:
+        progress = None if state["progress"] is None else Progress.from_tree(state["progress"])
+        history = tree_to_stats(state["history"])
+        averages = {name: _average(*average) for name, average in state["averages"].items()}
+        counters = {name: state["counters"][name] for name in COUNTERS}
+        seconds = {name: float(state["seconds"][name]) for name in ("total", "update")}
+        trainer.policy.load_training_state(state["policy"])
+        set_global_state(state["generators"])
+        trainer._clear()
+        trainer._load_own_state(state["own"])
+    except (ValueError, *_WRONG_FORM) as error:
+        trainer.policy.load_training_state(before[0])
+        set_global_state(before[1])
+        if isinstance(error, ValueError):
+            raise
+        raise DamagedFile(f"the checkpoint does not hold the state of such a trainer: {error!r}") from error
+    vars(trainer).update(counters)
+    trainer._progress, trainer.history, trainer.stat = progress, history, averages
+    trainer._has_best, trainer.best_weights = bool(state["has_best"]), state["best_weights"]
+    trainer.policy_update_time = seconds["update"]
+    trainer._is_started = trainer._is_loaded = trainer.is_resumed = True
+    if state["logger"] is not None and hasattr(trainer.logger, "load_state_dict"):
+        trainer.logger.load_state_dict(state["logger"])
+    trainer._callbacks.load_state(state["callbacks"])
+    for fill in fill_buffers:
+        fill()
+    for name, collector in trainer._collectors().items():
+        load_collector_state(collector, state["collectors"][name])
+    trainer.start_time = time.time() - seconds["total"]
+    set_global_state(state["generators"])  # environments that were played again may have drawn from them
+    if progress is None and trainer.epoch > trainer.start_epoch:
+        trainer._stop_if_over()
+    if history and not trainer.stop_reason:
+        history[-1].info_stat.stop_reason = ""  # of a run that was over, and is longer now
+
+
+def _average(size: int, values: list[float]) -> MovAvg:
+    average = MovAvg(size)
+    average.cache.extend(values)
+    return average

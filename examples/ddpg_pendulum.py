@@ -75,7 +75,6 @@ def main(args: Args) -> None:
     )
     if args.compile:
         policy.compile()
-
     train = Collector(policy, train_envs, VectorReplayBuffer(20_000, args.train_envs), exploration_noise=True)
     test = Collector(policy, test_envs)
     info = offpolicy_trainer(

@@ -88,7 +88,7 @@ class ReplayBuffer:
         """Give the buffer its pointers and its storage (its own, or a part of another buffer's)."""
         self.maxsize = rings.total
         self._rings = rings
-        self._storage = storage or Storage(rings.total, self._obs_dtype)
+        self._storage = storage or Storage(rings.total, self._obs_dtype, scattered=rings.n > 1)
         self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype)
         self._offset = 0
         """Where this buffer's row 0 lies in the rows that ``_final`` counts."""

@@ -42,10 +42,12 @@ class Storage:
 
     :param size: number of rows.
     :param obs_dtype: store floating ``obs`` and ``obs_next`` in this dtype instead of their own.
+    :param scattered: rows far from each other are written first.
     """
 
-    def __init__(self, size: int, obs_dtype: str | np.dtype[Any] | None = None) -> None:
+    def __init__(self, size: int, obs_dtype: str | np.dtype[Any] | None = None, scattered: bool = False) -> None:
         self.size = size
+        self._scattered = scattered
         self.obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
         self.columns = Batch()
         self.tensors: set[Path] = set()
@@ -139,7 +141,7 @@ class Storage:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
 
     def _clear(self) -> None:
-        self.__init__(self.size, self.obs_dtype)  # type: ignore[misc]
+        self.__init__(self.size, self.obs_dtype, self._scattered)  # type: ignore[misc]
 
     def _forget_forms(self) -> None:
         self.write_row: list[WriteRow] = [_write_nothing, _write_nothing]
@@ -163,7 +165,7 @@ class Storage:
             and dtype.kind != OBJECT
             and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
         }
-        self._packed = PackedRows(self.size, small)
+        self._packed = PackedRows(self.size, small, self._scattered)
         for path, (dtype, shape) in specs.items():
             self._place(path, self._packed.column(path) if path in small else empty_column(self.size, dtype, shape))
 
@@ -289,11 +291,12 @@ class Storage:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"size": self.size, "obs_dtype": self.obs_dtype, "columns": self.columns, "tensors": self.tensors}
+        names = ("size", "obs_dtype", "_scattered", "columns", "tensors")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Columns come back as arrays of their own and are packed again."""
-        self.size, self.obs_dtype = state["size"], state["obs_dtype"]
+        self.size, self.obs_dtype, self._scattered = state["size"], state["obs_dtype"], state["_scattered"]
         self.load(state["columns"])
         self.tensors = state["tensors"]
 

@@ -4,7 +4,6 @@ import gc
 import logging
 import os
 import signal
-import sys
 import time
 from multiprocessing import resource_tracker
 from pathlib import Path
@@ -16,8 +15,7 @@ import pytest
 from rlpolicy.env.venv_wrappers import VectorEnvNormObs
 from rlpolicy.env.venvs import DummyVectorEnv, ShmemVectorEnv, SubprocVectorEnv
 
-sys.path.insert(0, str(Path(__file__).parent))
-from faulty import CRASH, EXIT, HANG, KILL, RAISE, FaultyEnv, alive, children, open_files, pids_of, shared_memory
+from .faulty import CRASH, EXIT, HANG, KILL, RAISE, FaultyEnv, alive, children, open_files, pids_of, shared_memory
 
 KINDS: dict[str, Any] = {
     "subproc": SubprocVectorEnv,

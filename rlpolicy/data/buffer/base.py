@@ -137,7 +137,7 @@ class ReplayBuffer:
     @_index.setter
     def _index(self, row: int) -> None:
         rings = self._rings
-        rings.cleared[0] += 1
+        self._storage.mark_changed(np.arange(self.maxsize))  # not reached by writing: how many are new is not known
         rings.written[0] = rings.begun[0] = row + rings.total * (rings.stored == rings.total)
 
     @property

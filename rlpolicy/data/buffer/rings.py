@@ -32,8 +32,6 @@ class Rings:
         """(n,) rows written before it was last emptied."""
         self.begun = np.zeros(n, np.int64)
         """(n,) the value of ``written`` when the running episode began, or the next one will."""
-        self.cleared = np.zeros(n, np.int64)
-        """(n,) how often ``written`` was set back: by then it says nothing about what was written before."""
         self.ep_rew = np.zeros(n, np.float64)
         """(n,) or (n, agents): reward of the running episode so far."""
         self._finish_init()
@@ -160,7 +158,6 @@ class Rings:
         self.begun[ids] -= self.written[ids]
         self.earlier[ids] += self.written[ids]
         self.written[ids] = 0
-        self.cleared[ids] += 1
         if not keep_statistics:
             self.ep_rew[ids] = 0.0
             self.begun[ids] = 0
@@ -265,15 +262,6 @@ class Rings:
         rows: IntArray = self.start[i] + (self.cursor[i] - count + np.arange(count)) % max(int(self.capacity[i]), 1)
         return rows
 
-    def written_since(self, written: IntArray, cleared: IntArray) -> IntArray:
-        """The rows that hold something else than when ``written`` and ``cleared`` were these values; of a segment that
-        was cleared meanwhile, all that are stored."""
-        fresh = np.where(self.cleared == cleared, np.minimum(self.written - written, self.capacity), self.size)
-        at = np.repeat(self.all, fresh)
-        back = np.repeat(np.cumsum(fresh), fresh) - np.arange(int(fresh.sum()))  # 1: the newest
-        rows: IntArray = self.start[at] + (self.written[at] - back) % self._modulus[at]
-        return rows
-
     def part(self, i: int) -> "Rings":
         """Segment ``i`` as rings of its own, with storage indices from 0; both share their state."""
         return _Part(self, i)
@@ -301,7 +289,6 @@ class _Part(Rings):
         self.parent, self.i = parent, i
         here = slice(i, i + 1)
         self.capacity, self.written, self.begun = parent.capacity[here], parent.written[here], parent.begun[here]
-        self.cleared = parent.cleared[here]
         self.earlier = parent.earlier[here]
         self.start = np.zeros(1, np.int64)
         self._finish_init()

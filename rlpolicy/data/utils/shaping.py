@@ -33,6 +33,14 @@ class ShapedRewards:
         """Forget running episodes."""
         self._returns: np.ndarray | None = None
 
+    def state_dict(self) -> dict[str, Any]:
+        """The running returns."""
+        return {"returns": None if self._returns is None else self._returns.copy()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from :meth:`state_dict`."""
+        self._returns = state["returns"]
+
     def __call__(self, ids: np.ndarray, columns: dict[str, Any]) -> None:
         """Replace ``columns["rew"]`` of one step of the environments ``ids``, each at most once."""
         raw = np.asarray(columns["rew"], np.float64)

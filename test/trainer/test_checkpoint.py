@@ -563,6 +563,20 @@ def test_a_run_that_was_broken_off_cannot_be_saved(tmp_path: Path) -> None:
         trainer.save(tmp_path)
 
 
+def test_shaped_rewards(tmp_path: Path) -> None:
+    def make(**options: Any) -> OffpolicyTrainer:
+        trainer = make_trainer(test=False, **options)
+        buffer, env = VectorReplayBuffer(100, 2), trainer.train_collector.env
+        trainer.train_collector = Collector(trainer.policy, env, buffer, reward_shaper=lambda rew: rew / 8)
+        return trainer
+
+    expected = uninterrupted(make)
+    stopped_at(make, 95, tmp_path)
+    assert_same(resumed(make, tmp_path), expected)
+    with pytest.raises(ValueError, match="reward_shaper"):
+        make_trainer(test=False).load(tmp_path)
+
+
 def test_recurrent_state_and_preprocessed_observations(tmp_path: Path) -> None:
     """A policy whose hidden state is a tensor, and a hook that changes observations and rewards."""
 

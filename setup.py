@@ -32,7 +32,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["rlpolicy", "rlpolicy.*"]),
-    package_data={"rlpolicy": ["py.typed"]},
+    package_data={"rlpolicy": ["py.typed"], "rlpolicy.utils.fused": ["kernels.cpp"]},
     python_requires=">=3.11",
     install_requires=["torch>=2.6", "numpy", "gymnasium>=1.1", "tensorboard", "tqdm"],
     extras_require=EXTRAS,

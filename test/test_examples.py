@@ -24,6 +24,8 @@ RUNS = {
     "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
     "branching_dqn.py": "--epochs 1 --steps-per-epoch 300",
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
+    "recurrent/recurrent_memory.py": "--algo sac --steps 100 --steps-per-test 100",
+    "recurrent/hidden_velocity.py": "--algo dqn --steps 160 --steps-per-test 160",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
 }
 
@@ -36,9 +38,9 @@ def _same_number_of_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, *RUNS[name].split()])
+    monkeypatch.setattr(sys, "argv", [name, *RUNS[name].split(), *options])
     monkeypatch.syspath_prepend((EXAMPLES / name).parent)  # as when Python runs the file
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
@@ -49,8 +51,11 @@ def check_training(tmp_path: Path, printed: str) -> None:
     assert list(tmp_path.glob("runs/**/events.out.tfevents*")), "no TensorBoard file was written"
 
 
-def test_pendulum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run("ddpg_pendulum.py", tmp_path, monkeypatch)
+@pytest.mark.parametrize("option", ["--no-compile", "--compile"])
+def test_pendulum(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("ddpg_pendulum.py", tmp_path, monkeypatch, option)
     check_training(tmp_path, capsys.readouterr().out)
 
 
@@ -72,6 +77,8 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
         ("branching_dqn.py", "gymnasium"),
         ("dqn_lunarlander.py", "Box2D"),
         ("value_based_cartpole.py", "gymnasium"),
+        ("recurrent/recurrent_memory.py", "gymnasium"),
+        ("recurrent/hidden_velocity.py", "gymnasium"),
     ],
 )
 def test_algorithm_families(

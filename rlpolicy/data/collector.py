@@ -22,7 +22,7 @@ from rlpolicy.data.utils.random_actions import sample_steps
 from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, stack_rows, take_rows, zero_rows
 from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
-from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.errors import InvalidArgument, NonFinite
 
 MAX_DRAWN = 1000
 """Steps for which random actions are drawn at once."""
@@ -489,7 +489,7 @@ class Collector:
             bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
             if bad.any():
                 row = int(np.flatnonzero(bad)[0])
-                raise ValueError(
+                raise NonFinite(
                     f"{key} of environment {int(ids[row])} is not finite at step {self._at_step}: {value[row]}. "
                     "Nothing of this step was stored; Collector(..., check_finite=False) switches the check off"
                 )

@@ -94,6 +94,8 @@ class InfoStats(DataclassPPrintMixin):
     """Epoch of the best test; 0 is the test before training."""
     stop_reason: str = ""
     """Why training ended, e.g. "max_epoch reached", "stop_fn", "requested: ..."; empty while it runs."""
+    skipped_updates: int = 0
+    """Updates that came to nothing because a loss or gradient was not finite; with ``nan_policy="skip"`` only."""
 
     def __str__(self) -> str:
         head = f"Training ended: {self.stop_reason}" if self.stop_reason else "Training"
@@ -107,6 +109,8 @@ class InfoStats(DataclassPPrintMixin):
         if self.test_episode:
             rows.append(("tests", f"{self.test_step:,} steps, {self.test_episode:,} episodes"))
         rows.append(("gradient steps", f"{self.gradient_step:,}"))
+        if self.skipped_updates:
+            rows.append(("skipped", f"{self.skipped_updates:,} updates that were not finite"))
         t = self.timing
         parts = f"collecting {t.train_time_collect:.1f} s, updating {t.train_time_update:.1f} s"
         rows.append(("time", f"{t.total_time:.1f} s: {parts}, tests {t.test_time:.1f} s"))

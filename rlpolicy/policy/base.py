@@ -28,6 +28,7 @@ from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import AnyLRScheduler, step_after_update
 from rlpolicy.utils.net.inputs import see_through
 from rlpolicy.utils.optim import TModule, polyak_update
+from rlpolicy.utils.watch import running
 
 __all__ = [
     "BasePolicy",
@@ -296,6 +297,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         if self.obs_preprocessor is not None:
             self.count_observations(buffer)
         batch, indices = self._minibatch(sample_size, buffer)
+        if (watch := running()) is not None:
+            watch.on_minibatch(batch, indices)
         flags = self.__dict__  # nn.Module's own way to set an attribute takes 3 us
         flags["updating"] = True
         try:

@@ -252,7 +252,7 @@ def categorical_projection(support: Tensor, shifted: Tensor, probs: Tensor) -> T
     position = position.clamp(0.0, last)
     lower = position.floor().clamp(max=last - 1)
     share = position - lower  # of the upper neighbour
-    index = lower.to(torch.int64)
+    index = lower.nan_to_num(0.0).to(torch.int64)  # NaN goes on in ``share``; as an index it would end a CUDA process
     m = torch.zeros_like(probs)
     m.scatter_add_(1, index, probs * (1.0 - share))
     m.scatter_add_(1, index + 1, probs * share)

@@ -21,6 +21,7 @@ from rlpolicy.policy.base import BasePolicy, policy_within_training_step
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.callbacks.base import Callback, CallbackList
 from rlpolicy.trainer.checkpoint import Interruption, Progress
+from rlpolicy.trainer.finite import FiniteGuard, NanPolicy
 from rlpolicy.trainer.report import EpochBar, epoch_line, test_line
 from rlpolicy.trainer.resumable import Resumable
 from rlpolicy.trainer.signals import stop_on_signals
@@ -31,7 +32,7 @@ from rlpolicy.trainer.utils import (
     seed_collector,
     test_episode,
 )
-from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.errors import InvalidArgument, NonFinite
 from rlpolicy.utils.logger.base import BaseLogger, LazyLogger
 from rlpolicy.utils.statistics import MovAvg
 from rlpolicy.utils.warning import deprecation
@@ -83,6 +84,12 @@ class BaseTrainer(Resumable, ABC):
         counts environment steps (``env_step``, ``step_per_epoch``, ``total_steps``, ``random_steps``,
         ``learning_starts``, schedules, logs) then counts frames; ``step_per_collect`` and ``update_per_step`` go on to
         count steps, that is, decisions.
+    :param nan_policy: what happens when a loss, gradient, weight, action, observation or reward is NaN or infinite.
+        It is said what, in which network or key, of which environment, in which step; and the minibatch is written
+        beside the run, see :func:`~rlpolicy.trainer.post_mortem.read_post_mortem`. "raise": a
+        :class:`~rlpolicy.utils.errors.NonFinite`; "stop": the run ends as after :meth:`request_stop`; "skip": the
+        update is undone and counted in ``InfoStats.skipped_updates``, at the cost of a look at every gradient and a
+        copy of the weights per update (what collectors find still raises). No checkpoint is made of such weights.
     :raises ValueError: arguments that are missing, out of range, or contradict each other.
     """
 
@@ -120,6 +127,7 @@ class BaseTrainer(Resumable, ABC):
         learning_starts: int = 0,
         gradient_steps_per_collect: int | None = None,
         frame_skip: int = 1,
+        nan_policy: NanPolicy = "raise",
     ) -> None:
         if save_fn is not None:
             if save_best_fn is not None:
@@ -164,6 +172,7 @@ class BaseTrainer(Resumable, ABC):
             and train_collector.policy is policy
         )
         self._callbacks = CallbackList(callbacks)
+        self._finite = FiniteGuard(self, nan_policy)
         self._clear()
 
     def _check(self) -> None:
@@ -211,10 +220,13 @@ class BaseTrainer(Resumable, ABC):
         """What every epoch of this run did."""
         self.stat: dict[str, MovAvg] = {}
         """Moving averages of the losses, by name."""
+        self.skipped_updates = 0
+        """Updates that ``nan_policy="skip"`` has undone."""
         self.policy_update_time = 0.0
         self.phase_seconds: dict[str, float] = {}
         """Seconds per phase, for ``InfoStats.timing.phases``; filled by ``LogTimings``."""
         self.start_time = time.time()
+        self._finite.reset()
         self._clear_resume()
 
     def reset(self, reset_collectors: bool = False, reset_buffer: bool = False) -> None:
@@ -311,7 +323,8 @@ class BaseTrainer(Resumable, ABC):
             self._progress = Progress()
             self._emit("on_epoch_start")
         collected, trained, tested = self._train_epoch(self._progress)
-        self.logger.save_data(self.epoch, self.env_step, self.gradient_step, self.save_checkpoint_fn)
+        if self._finite.weights_are_fine():
+            self.logger.save_data(self.epoch, self.env_step, self.gradient_step, self.save_checkpoint_fn)
         tested = tested or self._end_of_epoch_test(collected)
         self._stop_if_over()
         stats = EpochStats(
@@ -352,6 +365,8 @@ class BaseTrainer(Resumable, ABC):
                 collect_stats = None
                 if self.train_collector is not None:
                     collect_stats, tested = self._collect_and_check()
+                    if collect_stats is None:
+                        break
                     progress.collected.add(collect_stats)
                     steps = collect_stats.n_collected_steps * self.frame_skip
                 if tested is None:
@@ -391,9 +406,16 @@ class BaseTrainer(Resumable, ABC):
     def _collect(self, collector: Collector) -> CollectStats:
         return collector.collect(n_step=self.step_per_collect, n_episode=self.episode_per_collect)
 
-    def _collect_and_check(self) -> tuple[CollectStats, CollectStats | None]:
-        """Collect, and test at once if that looks good enough to stop: (collected, the test if it confirmed)."""
-        collected, is_promising = self.train_step()
+    def _collect_and_check(self) -> tuple[CollectStats | None, CollectStats | None]:
+        """Collect, and test at once if that looks good enough to stop: (collected, the test if it confirmed).
+
+        Nothing was collected when something was not finite and training is to stop.
+        """
+        try:
+            collected, is_promising = self.train_step()
+        except NonFinite as error:
+            self._finite.collected(error)
+            return None, None
         self._emit("on_collect", collected)
         if is_promising:
             tested = self.test_step()
@@ -434,9 +456,14 @@ class BaseTrainer(Resumable, ABC):
         collector, n_episode = self.test_collector, self.episode_per_test
         assert collector is not None
         assert n_episode is not None
-        stats = test_episode(
-            self.policy, collector, self.test_fn, self.epoch, n_episode, self.logger, self.env_step, self.reward_metric
-        )
+        try:
+            stats = test_episode(
+                self.policy, collector, self.test_fn, self.epoch, n_episode, self.logger, self.env_step,
+                self.reward_metric,
+            )  # fmt: skip
+        except NonFinite as error:
+            self._finite.collected(error)
+            return CollectStats()
         self._compare_with_best(stats.returns_stat)
         if not self.history and self.epoch == self.start_epoch:
             self._print(lambda: test_line(stats, self.epoch))
@@ -491,6 +518,7 @@ class BaseTrainer(Resumable, ABC):
             self.test_collector,
         )
         info.best_epoch, info.stop_reason = self.best_epoch, self.stop_reason
+        info.skipped_updates = self.skipped_updates
         info.timing.phases = dict(self.phase_seconds)
         if self.train_collector is not None:
             info.train_step = self.env_step  # which goes on counting after resume_from_log

@@ -28,10 +28,11 @@ class OfflineTrainer(BaseTrainer):
         if self.buffer is None or not len(self.buffer):
             raise ValueError("OfflineTrainer needs a buffer that holds transitions")
 
-    def policy_update_fn(self, collect_stats: CollectStats | None) -> TrainingStats:
+    def policy_update_fn(self, collect_stats: CollectStats | None) -> TrainingStats | None:
         """One update."""
         assert self.buffer is not None
-        stats: TrainingStats = self.policy.update(self.batch_size, self.buffer)
+        stats = self._finite.update(self.batch_size, self.buffer)
         self.env_step += self.batch_size or len(self.buffer)
-        self._after_update(stats)
+        if stats is not None:
+            self._after_update(stats)
         return stats

@@ -9,6 +9,7 @@ from rlpolicy.data.stats import CollectStats, InfoStats, TrainingStats
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.trainer.base import BaseTrainer
 from rlpolicy.trainer.callbacks.base import Callback
+from rlpolicy.trainer.finite import NanPolicy
 from rlpolicy.trainer.utils import RewardMetric
 from rlpolicy.utils.logger.base import BaseLogger
 
@@ -57,8 +58,12 @@ class OffpolicyTrainer(BaseTrainer):
         assert self.train_collector is not None
         stats: TrainingStats | None = None
         for _ in range(self._updates_due(collect_stats.n_collected_steps)):
-            stats = self.policy.update(self.batch_size, self.train_collector.buffer)
-            self._after_update(stats)
+            new = self._finite.update(self.batch_size, self.train_collector.buffer)
+            if new is not None:
+                stats = new
+                self._after_update(stats)
+            elif self._finite.nan_policy == "stop":
+                break
         return stats
 
     def _updates_due(self, steps: int) -> int:
@@ -102,6 +107,7 @@ def offpolicy_trainer(
     gradient_steps_per_collect: int | None = None,
     episode_per_collect: int | None = None,
     frame_skip: int = 1,
+    nan_policy: NanPolicy = "raise",
 ) -> InfoStats:
     """Train to the end: ``OffpolicyTrainer(...).run()`` in the argument order of Tianshou 0.5.
 

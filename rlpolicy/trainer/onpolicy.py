@@ -17,15 +17,16 @@ class OnpolicyTrainer(BaseTrainer):
             raise ValueError("repeat_per_collect is missing: the number of passes over each collect")
         self._check_no_offpolicy_options()
 
-    def policy_update_fn(self, collect_stats: CollectStats | None) -> TrainingStats:
+    def policy_update_fn(self, collect_stats: CollectStats | None) -> TrainingStats | None:
         """One update with everything that was collected; then the buffer is emptied."""
         assert self.train_collector is not None
         assert self.repeat_per_collect is not None
         buffer = self.train_collector.buffer
         size = len(buffer)
-        stats: TrainingStats = self.policy.update(0, buffer, batch_size=self.batch_size, repeat=self.repeat_per_collect)
+        stats = self._finite.update(0, buffer, batch_size=self.batch_size, repeat=self.repeat_per_collect)
         self.train_collector.reset_buffer(keep_statistics=True)
         # a last minibatch that is too small is merged with the one before
         minibatches = max(size // self.batch_size, 1) if self.batch_size else 1
-        self._after_update(stats, gradient_steps=self.repeat_per_collect * minibatches)
+        if stats is not None:
+            self._after_update(stats, gradient_steps=self.repeat_per_collect * minibatches)
         return stats

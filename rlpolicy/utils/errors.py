@@ -18,3 +18,7 @@ class MissingExtra(ImportError):
 
 class DamagedFile(ValueError):
     """A file is missing, damaged, or not what it should be; nothing of it was used."""
+
+
+class NonFinite(ValueError):
+    """A number is NaN or infinite where training needs a finite one."""

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from rlpolicy.utils.watch import running
+
 TOptimizer = TypeVar("TOptimizer", bound=Optimizer)
 TModule = TypeVar("TModule", bound=nn.Module)
 
@@ -40,6 +42,8 @@ def descend(
     if max_grad_norm is not None:
         clipped = [p for group in optim.param_groups for p in group["params"]] if params is None else params
         norm = nn.utils.clip_grad_norm_(clipped, max_grad_norm)
+    if (watch := running()) is not None:
+        watch.before_step((optim,), loss)
     step(optim)
     return norm
 
@@ -77,6 +81,8 @@ def descend_each(optims: Sequence[Optimizer], loss: Tensor, max_grad_norm: float
     for optim in optims:
         optim.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]
+    if (watch := running()) is not None:
+        watch.before_step(optims, loss)
     for optim in optims:
         if max_grad_norm is not None:
             nn.utils.clip_grad_norm_([p for group in optim.param_groups for p in group["params"]], max_grad_norm)
@@ -99,6 +105,8 @@ def optim_step(
     loss.backward()  # type: ignore[no-untyped-call]
     if max_grad_norm is not None and module is not None:
         nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
+    if (watch := running()) is not None:
+        watch.before_step((optim,), loss)
     optim.step()
 
 
@@ -116,6 +124,24 @@ def clone_optimizer(optim: TOptimizer, new_params: Iterable[Any]) -> TOptimizer:
     return cls(new_params, **options)
 
 
+def optimizers_of(module: nn.Module) -> list[Optimizer]:
+    """The optimisers that a module and its parts have as attributes, or in lists or dicts that are, each once."""
+    return list({id(optim): optim for part in module.modules() for optim in own_optimizers(part)}.values())
+
+
+def own_optimizers(module: nn.Module) -> list[Optimizer]:
+    """:func:`optimizers_of` without those of the module's parts."""
+    found: list[Any] = []
+    for name, value in vars(module).items():
+        if name not in _OF_TORCH:
+            found += value.values() if type(value) is dict else value if type(value) in (list, tuple) else (value,)
+    return [value for value in found if isinstance(value, Optimizer)]
+
+
+_OF_TORCH = frozenset(vars(nn.Module()))
+"""Attributes of every module: parameters, hooks, ..."""
+
+
 @contextmanager
 def frozen(*modules: nn.Module) -> Iterator[None]:
     """Switch the gradients of the modules' parameters off while the block runs.
@@ -125,7 +151,7 @@ def frozen(*modules: nn.Module) -> Iterator[None]:
     256 and 256 (CPU). ``backward`` must be called inside the block or the graph be built inside it;
     parameters that were frozen before stay frozen afterwards.
     """
-    params = [p for module in modules for p in _tensors(module)[0] if p.requires_grad]
+    params = [p for module in modules for p in tensors_of(module)[0] if p.requires_grad]
     for p in params:
         p.requires_grad = False
     try:
@@ -146,8 +172,8 @@ def polyak_update(target: nn.Module, source: nn.Module, tau: float) -> None:
     """
     if not 0.0 <= tau <= 1.0:
         raise ValueError(f"tau must be in [0, 1], got {tau}")
-    params, buffers = _tensors(target)
-    source_params, source_buffers = _tensors(source)
+    params, buffers = tensors_of(target)
+    source_params, source_buffers = tensors_of(source)
     with torch.no_grad():
         if params:  # torch refuses empty lists
             torch._foreach_lerp_(params, source_params, tau)
@@ -160,8 +186,8 @@ def hard_update(target: nn.Module, source: nn.Module) -> None:
 
     :param target: a copy of ``source``'s structure, e.g. made by ``deepcopy``.
     """
-    params, buffers = _tensors(target)
-    source_params, source_buffers = _tensors(source)
+    params, buffers = tensors_of(target)
+    source_params, source_buffers = tensors_of(source)
     if params or buffers:  # torch refuses empty lists
         with torch.no_grad():
             torch._foreach_copy_(params + buffers, source_params + source_buffers)
@@ -172,7 +198,7 @@ def lagged_copy(net: TModule) -> TModule:
     return copy.deepcopy(net).requires_grad_(False).eval()
 
 
-def _tensors(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
+def tensors_of(module: nn.Module) -> tuple[list[Tensor], list[Tensor]]:
     """The parameters and the buffers of a module, each once.
 
     A plain walk takes a quarter of the time of ``module.parameters()`` and, unlike a cached list, sees

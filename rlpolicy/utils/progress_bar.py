@@ -1,9 +1,10 @@
 """The progress bar of the trainers."""
 
 import sys
-from typing import Any, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from tqdm.auto import tqdm
+if TYPE_CHECKING:
+    from tqdm.auto import tqdm
 
 tqdm_config: dict[str, Any] = {"dynamic_ncols": True, "ascii": True}
 """Options that every bar is made with."""
@@ -47,11 +48,17 @@ def progress_bar(total: int, desc: str = "", show: bool | None = None, **kwargs:
     :param kwargs: further options of tqdm.
     """
     if show is None:
-        show = _in_notebook() or sys.stderr.isatty()
+        show = sys.stderr.isatty() or _in_notebook()
     if not show:
         return DummyTqdm(total=total, **kwargs)
+    from tqdm.auto import tqdm  # only here: a bar that is not shown should cost neither time nor memory
+
     return tqdm(total=total, desc=desc, **{**tqdm_config, **kwargs})
 
 
 def _in_notebook() -> bool:
+    if "IPython" not in sys.modules:
+        return False
+    from tqdm.auto import tqdm
+
     return any(base.__module__ == "tqdm.notebook" for base in tqdm.__mro__)

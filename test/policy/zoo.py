@@ -160,7 +160,7 @@ def _recurrent_dqn(keys: Any, **options: Any) -> Any:
 
 def _recurrent(cls: Callable[..., Any], actor: Callable[[], Any], keys: Any, **options: Any) -> Any:
     mu = _remembering(keys, actor())
-    q = _remembering(keys, Critic(Net(8, A, hidden_sizes=[16], concat=True)))
+    q = _remembering(_of("critic", keys), Critic(Net(8, A, hidden_sizes=[16], concat=True)))
     options |= SEQUENCES
     return cls(actor=mu, actor_optim=adam(mu), critic=q, critic_optim=adam(q), action_space=BOX, **options)
 

@@ -102,6 +102,19 @@ def test_the_same_run(algorithm: str, task: str, tmp_path: Path) -> None:
         assert_same(resumed(make, tmp_path / str(env_step)), expected)
 
 
+@pytest.mark.parametrize(("algorithm", "task"), RUNS)
+def test_the_same_compiled_run(algorithm: str, task: str, tmp_path: Path) -> None:
+    def make(**options: Any) -> OffpolicyTrainer:
+        trainer = make_trainer(algorithm, task, **options)
+        trainer.policy.compile()
+        return trainer
+
+    expected = uninterrupted(make)
+    for env_step in (31, 121):  # after the first update, which is checked, and later
+        stopped_at(make, env_step, tmp_path / str(env_step))
+        assert_same(resumed(make, tmp_path / str(env_step)), expected)
+
+
 def test_the_same_run_in_worker_processes(tmp_path: Path) -> None:
     make = partial(make_trainer, "sac", "Pendulum-v1", venv=partial(SubprocVectorEnv, num_workers=1))
     expected = uninterrupted(partial(make_trainer, "sac", "Pendulum-v1"))

@@ -1,5 +1,6 @@
 """The replay buffer of one environment, and the interface that every buffer shares."""
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from os import PathLike
 from typing import Any, ClassVar, Self, TypeVar
@@ -10,7 +11,7 @@ from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer import files, sequences
 from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.rings import Rings
-from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable
+from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable, leaves
 from rlpolicy.data.utils.rows import zero_rows
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.rng import make_generator
@@ -87,7 +88,7 @@ class ReplayBuffer:
         """Give the buffer its pointers and its storage (its own, or a part of another buffer's)."""
         self.maxsize = rings.total
         self._rings = rings
-        self._storage = storage or Storage(rings.total, self._obs_dtype)
+        self._storage = storage or Storage(rings.total, self._obs_dtype, scattered=rings.n > 1)
         self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype)
         self._offset = 0
         """Where this buffer's row 0 lies in the rows that ``_final`` counts."""
@@ -137,7 +138,7 @@ class ReplayBuffer:
     @_index.setter
     def _index(self, row: int) -> None:
         rings = self._rings
-        self._storage.mark_changed(np.arange(self.maxsize))  # not reached by writing: how many are new is not known
+        rings.earlier[0] += rings.written[0] + rings.total  # what was said about earlier rows is no longer so
         rings.written[0] = rings.begun[0] = row + rings.total * (rings.stored == rings.total)
 
     @property
@@ -551,8 +552,12 @@ class ReplayBuffer:
 
     @classmethod
     def load(cls, path: str | PathLike[str], **overrides: Any) -> Self:
-        """Read :meth:`save`'s file. ``overrides`` are constructor arguments that no file can hold (functions)."""
-        return cls._from_state(files.load_npz(path), overrides)
+        """Read :meth:`save`'s file. ``overrides`` are constructor arguments that no file can hold (functions).
+
+        :raises DamagedFile: it is not such a file, or has been changed since.
+        :raises InvalidArgument: it holds a buffer of another class; an override is missing or not possible.
+        """
+        return cls._from_file(files.load_npz(path), path, overrides)
 
     def save_hdf5(self, path: str | PathLike[str], compression: str | None = None) -> None:
         """Write everything to an HDF5 file (needs h5py: ``pip install 'rlpolicy[hdf5]'``), without pickle."""
@@ -561,7 +566,7 @@ class ReplayBuffer:
     @classmethod
     def load_hdf5(cls, path: str | PathLike[str], device: Any = None, **overrides: Any) -> Self:
         """Read :meth:`save_hdf5`'s file; ``device`` is ignored (a buffer lies in host memory)."""
-        return cls._from_state(files.load_hdf5(path), overrides)
+        return cls._from_file(files.load_hdf5(path), path, overrides)
 
     @classmethod
     def from_data(cls, obs: Any, act: Any, rew: Any, terminated: Any, truncated: Any, done: Any, obs_next: Any) -> Self:
@@ -608,13 +613,32 @@ class ReplayBuffer:
         return state
 
     @classmethod
+    def _from_file(cls, state: dict[str, Any], path: str | PathLike[str], overrides: dict[str, Any]) -> Self:
+        with files.damage_told(path):
+            kind = state["class"]
+            if kind != cls.__name__:
+                raise InvalidArgument(f"{os.fspath(path)} holds a {kind!s:.50}: load it with {kind!s:.50}.load")
+            return cls._from_state(state, overrides)
+
+    @classmethod
     def _from_state(cls, state: dict[str, Any], overrides: dict[str, Any]) -> Self:
-        if state["class"] != cls.__name__:
-            raise ValueError(f"the file holds a {state['class']}: load it with {state['class']}.load")
+        """The buffer of a state that may hold anything.
+
+        :raises Exception: it does not make a buffer.
+        """
         buffer = cls._build(state["config"], overrides)
-        buffer._storage.load(Batch(state["columns"]))
-        buffer._storage.tensors.update(map(tuple, state["tensors"]))
+        columns, tensors = state["columns"], set(map(tuple, state["tensors"]))
+        if not isinstance(columns, Batch):
+            raise TypeError(f"columns are a {type(columns).__name__}")
+        buffer._storage.load(columns)
         buffer._rings.load_state(state["rings"])
+        if len(buffer):
+            missing = [key for key in (*REQUIRED, "done") if key not in columns.__dict__]
+            if missing:
+                raise ValueError(f"columns are missing: {missing}")
+        if not tensors <= {path for path, _ in leaves(columns)}:
+            raise ValueError(f"tensors that are no columns: {tensors}")
+        buffer._storage.tensors.update(tensors)
         buffer.rng.bit_generator.state = state["rng"]
         if buffer._final is not None:
             buffer._load_final(state.get("final"))
@@ -641,8 +665,14 @@ class ReplayBuffer:
             self._final = None if state is None and len(self) else final
             return
         rows, tail = state["rows"], state["tail"]
+        if rows.dtype != np.int64 or rows.ndim != 1 or len(set(rows.tolist())) != len(rows):
+            raise ValueError(f"rows that end an episode: {rows}")
+        if tail.shape != final.tail.shape or tail.dtype != np.int64 or not ((tail >= -1) & (tail < self.maxsize)).all():
+            raise ValueError(f"newest rows of the episodes: {tail}")
         if not len(rows):
             return
+        if rows.min() < 0:
+            raise IndexError(f"rows that end an episode: {rows}")
         at_tail = np.isin(rows, tail)
         obs_next = Batch(x=state["obs_next"]).x
         if (~at_tail).any():

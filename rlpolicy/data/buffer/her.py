@@ -151,5 +151,5 @@ class HERReplayBuffer(ReplayBuffer):
     @classmethod
     def _build(cls, config: dict[str, Any], overrides: dict[str, Any]) -> Any:
         if "compute_reward_fn" not in overrides:
-            raise ValueError(f"a file cannot hold a function: {cls.__name__}.load(path, compute_reward_fn=...)")
+            raise InvalidArgument(f"a file cannot hold a function: {cls.__name__}.load(path, compute_reward_fn=...)")
         return super()._build(config, overrides)

@@ -140,6 +140,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         leaves, high, low, beta = (state[name] for name in ("leaves", "max", "min", "beta"))
         if leaves.shape != (self.maxsize,) or not (np.isfinite(leaves) & (leaves >= 0)).all():
             raise ValueError(f"expected {self.maxsize} priorities, finite and not negative")
+        if not 0 < low <= high < np.inf or not beta >= 0:
+            raise ValueError(f"priorities must lie between positive numbers, got {low} and {high}; beta {beta}")
         tree = SegmentTree(self.maxsize)
         tree[np.arange(self.maxsize)] = leaves
 
@@ -156,8 +158,5 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     @classmethod
     def _from_state(cls, state: dict[str, Any], overrides: dict[str, Any]) -> Any:
         buffer = super()._from_state(state, overrides)
-        prio = state["prio"]
-        buffer.weight[np.arange(buffer.maxsize)] = prio["leaves"]
-        buffer._max_prio, buffer._min_prio = prio["max"], prio["min"]
-        buffer._beta = prio.get("beta", buffer._beta)  # which older files do not have
+        buffer._prepared_own_state(state["prio"])()
         return buffer

@@ -29,7 +29,7 @@ class Rings:
         self.written = np.zeros(n, np.int64)
         """(n,) rows written since the segment was last empty."""
         self.earlier = np.zeros(n, np.int64)
-        """(n,) rows written before it was last emptied."""
+        """(n,) rows written before it was last emptied: ``earlier + written`` never falls."""
         self.begun = np.zeros(n, np.int64)
         """(n,) the value of ``written`` when the running episode began, or the next one will."""
         self.ep_rew = np.zeros(n, np.float64)
@@ -272,13 +272,27 @@ class Rings:
         return {"ever": self.earlier + self.written, **{name: getattr(self, name).copy() for name in names}}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Take over :meth:`state` of rings with the same capacities."""
+        """Take over :meth:`state` of rings with the same capacities.
+
+        :raises ValueError: the capacities differ, or the pointers do not point into the rings.
+        """
         if not np.array_equal(state["capacity"], self.capacity):
             raise ValueError(f"capacities differ: stored {state['capacity']}, here {self.capacity}")
-        full = state["size"] == self.capacity
-        self.written[:] = state["cursor"] + np.where(full, self.capacity, 0)
-        self.begun[:] = self.written - state["ep_len"]
-        self.earlier[:] = state.get("ever", self.written) - self.written  # which older files do not have
+        n, modulus = self.capacity.shape, self._modulus
+        limits = {"cursor": modulus, "size": self.capacity + 1, "ep_start": modulus, "ep_len": np.full(n, 1 << 60)}
+        for name, limit in limits.items():
+            value = state[name]
+            if value.shape != n or value.dtype != np.int64 or not ((value >= 0) & (value < limit)).all():
+                raise ValueError(f"{name} of the rings cannot be {value}, there are {self.capacity} rows")
+        written = state["cursor"] + np.where(state["size"] == self.capacity, self.capacity, 0)
+        begun, ever, ep_rew = written - state["ep_len"], state["ever"], state["ep_rew"]
+        if (np.minimum(written, self.capacity) != state["size"]).any() or (begun % modulus != state["ep_start"]).any():
+            raise ValueError(f"the pointers of the rings contradict each other: {state}")
+        if ever.shape != n or ever.dtype != np.int64 or (ever < written).any():
+            raise ValueError(f"{ever} rows cannot have been written, {written} are known")
+        if ep_rew.shape[:1] != n or ep_rew.dtype != np.float64:
+            raise ValueError(f"rewards of the running episodes must be one per environment, got {ep_rew}")
+        self.written[:], self.begun[:], self.earlier[:] = written, begun, ever - written
         self.ep_rew = np.array(state["ep_rew"])
 
 

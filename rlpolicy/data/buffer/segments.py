@@ -31,15 +31,15 @@ OBJECT_BYTES = 200
 class SavedRows:
     """Which files hold the rows of a buffer, and how far it was written then.
 
-    :param size: rows of the buffer.
+    :param rings: its pointers, none of whose rows are saved.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, rings: Rings) -> None:
         self.mark: np.ndarray | None = None
-        """How far the buffer was written at the last save, see ``Rings.since``."""
+        """How far the rings were written at the last save."""
         self.marked: list[np.ndarray] = []
         """Rows that have changed since without being written, see ``Storage.mark_changed``."""
-        self.owner = np.zeros(size, np.int32)
+        self.owner = np.zeros(rings.total, np.int32)
         """(size,) the segment that holds each row, 0: none."""
         self.segments: dict[int, dict[str, Entry]] = {}
         """The files of each segment, by its number, oldest first."""
@@ -52,7 +52,7 @@ class SavedRows:
 
     def note(self, rings: Rings) -> None:
         """All rows are saved."""
-        self.mark, self.marked = rings.since(None)[1], []
+        self.mark, self.marked = rings.since(self.mark)[1], []
 
     def are_there(self) -> bool:
         """Whether nobody has removed the files."""
@@ -75,7 +75,7 @@ def save_buffer(buffer: ReplayBuffer, folder: NewFolder, name: str) -> tuple[dic
     storage = _whole_storage(buffer)
     saved = storage.saved
     if saved is None or not saved.are_there():
-        saved = SavedRows(storage.size)
+        saved = SavedRows(buffer._rings)
     owner, number = saved.owner.copy(), max(saved.segments, default=0)
     fresh: dict[int, dict[str, Entry]] = {}
     for rows in _pieces(saved.changed(buffer._rings), storage):
@@ -183,13 +183,11 @@ def load_buffer(buffer: ReplayBuffer, state: dict[str, Any], folder: WholeFolder
             f"the checkpoint holds a {state['class']} with {state['config']}, this is a {kind} with {config}"
         )
     try:
-        rings = _checked_rings(buffer._rings, state["rings"])
+        rings = state["rings"]
         rng = None if state["rng"] is None else generator_from(state["rng"])
         storage, final, saved = _read_rows(buffer, state, folder)
         stored = Rings(buffer._rings.capacity)
         stored.load_state(rings)
-        if not np.array_equal(stored.size, rings["size"]):
-            raise DamagedFile(f"the buffer's pointers are not possible: {rings}")
         if len(indices := stored.indices()) and not saved.owner[indices].all():
             raise DamagedFile("rows of the buffer are missing in the files")
         own = buffer._prepared_own_state(state["own"])
@@ -214,7 +212,7 @@ def _read_rows(
 ) -> tuple[Storage, FinalObs | None, SavedRows]:
     storage = Storage(buffer.maxsize, buffer._obs_dtype)
     final = None if state["final"] is None else FinalObs(buffer.maxsize, buffer._rings.n, buffer._obs_dtype)
-    saved = SavedRows(buffer.maxsize)
+    saved = SavedRows(buffer._rings)
     saved.folder = folder.path
     layout = Batch(state["layout"])
     if dict(leaves(layout)):
@@ -263,19 +261,3 @@ def _put_tails(final: FinalObs, state: dict[str, Any]) -> None:
         final.table.write(running, {"obs_next": Batch(x=state["obs_next"]).x})
         final.entry[tail[running]] = running
         final.tail[running] = tail[running]
-
-
-def _checked_rings(rings: Rings, state: dict[str, Any]) -> dict[str, Any]:
-    """A state of rings whose pointers point into them."""
-    capacity, room = rings.capacity, np.maximum(rings.capacity, 1)
-    if not np.array_equal(state["capacity"], capacity):
-        raise ValueError(f"the buffer has segments of {capacity} rows, the checkpoint {state['capacity']}")
-    endless = np.full_like(capacity, 1 << 60)
-    limits = {"ever": endless, "cursor": room - 1, "size": capacity, "ep_start": room - 1, "ep_len": endless}
-    for name, limit in limits.items():
-        value = state[name]
-        if value.shape != capacity.shape or value.dtype != np.int64 or (value < 0).any() or (value > limit).any():
-            raise DamagedFile(f"the buffer's pointers are not possible: {name} {value}")
-    if state["ep_rew"].dtype != np.float64 or state["ep_rew"].shape[:1] != capacity.shape:
-        raise DamagedFile("the rewards of the running episodes are not one per environment")
-    return state

@@ -31,6 +31,8 @@ FLOAT_KEYS = ("rew",)
 OBJECT = "O"
 DONE = ("done",)
 BOOL_KEYS = ("terminated", "truncated", "done")
+STATE = ("policy", "hidden_state")
+"""Never packed: of a sequence of steps only the first one's is read."""
 ARRAY_KEYS = ("obs", "act", "rew", *BOOL_KEYS, "obs_next")
 """Names that are always read as arrays; below others, such as ``policy``, tensors come back as tensors."""
 
@@ -40,10 +42,12 @@ class Storage:
 
     :param size: number of rows.
     :param obs_dtype: store floating ``obs`` and ``obs_next`` in this dtype instead of their own.
+    :param scattered: rows far from each other are written first.
     """
 
-    def __init__(self, size: int, obs_dtype: str | np.dtype[Any] | None = None) -> None:
+    def __init__(self, size: int, obs_dtype: str | np.dtype[Any] | None = None, scattered: bool = False) -> None:
         self.size = size
+        self._scattered = scattered
         self.obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
         self.columns = Batch()
         self.tensors: set[Path] = set()
@@ -127,14 +131,17 @@ class Storage:
 
     def replace(self, columns: Batch) -> None:
         """Adopt arrays of ``size`` rows as the columns."""
-        for path, column in leaves(columns):
-            if len(column) != self.size:
-                raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
+        self._require_rows(columns)
         self._clear()
         self.columns = columns
 
+    def _require_rows(self, columns: Batch) -> None:
+        for path, column in leaves(columns):
+            if len(column) != self.size:
+                raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
+
     def _clear(self) -> None:
-        self.__init__(self.size, self.obs_dtype)  # type: ignore[misc]
+        self.__init__(self.size, self.obs_dtype, self._scattered)  # type: ignore[misc]
 
     def _forget_forms(self) -> None:
         self.write_row: list[WriteRow] = [_write_nothing, _write_nothing]
@@ -153,9 +160,12 @@ class Storage:
         small = {
             path: (dtype, shape)
             for path, (dtype, shape) in specs.items()
-            if path != DONE and dtype.kind != OBJECT and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
+            if path != DONE
+            and path[:2] != STATE
+            and dtype.kind != OBJECT
+            and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
         }
-        self._packed = PackedRows(self.size, small)
+        self._packed = PackedRows(self.size, small, self._scattered)
         for path, (dtype, shape) in specs.items():
             self._place(path, self._packed.column(path) if path in small else empty_column(self.size, dtype, shape))
 
@@ -281,16 +291,18 @@ class Storage:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        return {"size": self.size, "obs_dtype": self.obs_dtype, "columns": self.columns, "tensors": self.tensors}
+        names = ("size", "obs_dtype", "_scattered", "columns", "tensors")
+        return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Columns come back as arrays of their own and are packed again."""
-        self.size, self.obs_dtype = state["size"], state["obs_dtype"]
+        self.size, self.obs_dtype, self._scattered = state["size"], state["obs_dtype"], state["_scattered"]
         self.load(state["columns"])
         self.tensors = state["tensors"]
 
     def load(self, columns: Batch) -> None:
         """Copy whole columns of ``size`` rows in, packed as if they had been written row by row."""
+        self._require_rows(columns)
         self._clear()
         if columns.__dict__:
             self.write(slice(0, self.size), columns)

@@ -33,14 +33,6 @@ class ShapedRewards:
         """Forget running episodes."""
         self._returns: np.ndarray | None = None
 
-    def state_dict(self) -> dict[str, Any]:
-        """The running returns."""
-        return {"returns": None if self._returns is None else self._returns.copy()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from :meth:`state_dict`."""
-        self._returns = state["returns"]
-
     def __call__(self, ids: np.ndarray, columns: dict[str, Any]) -> None:
         """Replace ``columns["rew"]`` of one step of the environments ``ids``, each at most once."""
         raw = np.asarray(columns["rew"], np.float64)
@@ -62,6 +54,17 @@ class ShapedRewards:
         returns: np.ndarray = self._returns[ids]
         self._returns[ids] = 0.0
         return returns
+
+    def state_dict(self) -> dict[str, Any]:
+        """Running returns, and the state of a shaper that has one."""
+        own = self.shaper.state_dict() if hasattr(self.shaper, "state_dict") else None
+        return {"returns": None if self._returns is None else self._returns.copy(), "shaper": own}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where :meth:`state_dict` was called."""
+        self._returns = None if state["returns"] is None else np.array(state["returns"])
+        if state["shaper"] is not None and hasattr(self.shaper, "load_state_dict"):
+            self.shaper.load_state_dict(state["shaper"])
 
 
 def _names(shaper: RewardShaper) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Deep Deterministic Policy Gradient with memories."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import torch
@@ -16,7 +16,7 @@ from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import require_actor_critic
 from rlpolicy.policy.explore import NoisyActions
 from rlpolicy.policy.modelfree.ddpg import DDPGTrainingStats
-from rlpolicy.policy.options import warn_of_double_scaling
+from rlpolicy.policy.options import PolicyOptions, warn_of_double_scaling
 from rlpolicy.policy.sequences import LearnsFromSequences
 from rlpolicy.utils.conversion import to_floats
 from rlpolicy.utils.net.recurrent import MemoryNet
@@ -59,6 +59,7 @@ class RecurrentDDPGPolicy(NoisyActions, LearnsFromSequences, BasePolicy[DDPGTrai
     :param action_bound_method: "clip" or None. Not "tanh": the actor bounds its output itself.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of actor and critic, each, to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; an option out of its range.
     :raises TypeError: an actor or critic without a memory.
     """
@@ -82,6 +83,7 @@ class RecurrentDDPGPolicy(NoisyActions, LearnsFromSequences, BasePolicy[DDPGTrai
         action_bound_method: BoundMethod = "clip",
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "RecurrentDDPG",
@@ -98,9 +100,10 @@ class RecurrentDDPGPolicy(NoisyActions, LearnsFromSequences, BasePolicy[DDPGTrai
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self._set_sequences(sequence_length, burn_in, "actor", ["critic"])
         warn_of_double_scaling(actor.head, action_scaling)
         self.actor_old, self.critic_old = lagged_copy(actor), lagged_copy(critic)

@@ -1,6 +1,6 @@
 """Deep Q-learning with a memory: R2D2 without its machinery of distributed actors."""
 
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -16,6 +16,7 @@ from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
 from rlpolicy.policy.modelfree.dqn import DQNTrainingStats
+from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.qvalue import LaggedModel, as_action, greedy, of_action, require_q_learning, split_mask
 from rlpolicy.policy.sequences import LearnsFromSequences
 from rlpolicy.utils.errors import InvalidArgument
@@ -59,6 +60,7 @@ class RecurrentDQNPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences,
     :param tau: instead of target_update_freq, let Q' follow after every update: θ' <- τ θ + (1 - τ) θ'.
     :param max_grad_norm: clip the gradient to this L2 norm.
     :param exploration_noise: how a collector explores; None: epsilon 0 until :meth:`set_eps` is called.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Discrete; an option out of range; both tau and target_update_freq.
     :raises TypeError: a model without a memory.
     """
@@ -85,6 +87,7 @@ class RecurrentDQNPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences,
         tau: float | None = None,
         max_grad_norm: float | None = None,
         exploration_noise: EpsilonGreedy | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         n_actions = require_q_learning(
             "RecurrentDQN",
@@ -98,7 +101,9 @@ class RecurrentDQNPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences,
         )
         if value_rescaling is not None and not value_rescaling > 0:
             raise InvalidArgument(f"value_rescaling must be positive or None, got {value_rescaling}")
-        super().__init__(action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler)
+        super().__init__(
+            action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
+        )
         self.max_action_num = n_actions
         self.optim = optim
         self.gamma, self.n_step, self.value_rescaling = discount_factor, estimation_step, value_rescaling

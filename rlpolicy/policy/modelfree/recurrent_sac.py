@@ -1,6 +1,6 @@
 """Soft Actor-Critic with memories."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import require_actor_critic, second_critic
 from rlpolicy.policy.explore import NoisyActions
 from rlpolicy.policy.modelfree.sac import SACTrainingStats
-from rlpolicy.policy.options import warn_of_double_scaling
+from rlpolicy.policy.options import PolicyOptions, warn_of_double_scaling
 from rlpolicy.policy.sampling import act_squashed, squashed_gaussian
 from rlpolicy.policy.sequences import LearnsFromSequences
 from rlpolicy.policy.temperature import Alpha, Temperature, Tempered
@@ -70,6 +70,7 @@ class RecurrentSACPolicy(Tempered, NoisyActions, LearnsFromSequences, BasePolicy
     :param observation_space: kept as an attribute.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of the actor and of each critic to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     :raises TypeError: an actor or critic without a memory.
     """
@@ -97,6 +98,7 @@ class RecurrentSACPolicy(Tempered, NoisyActions, LearnsFromSequences, BasePolicy
         observation_space: spaces.Space[Any] | None = None,
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "RecurrentSAC",
@@ -113,9 +115,10 @@ class RecurrentSACPolicy(Tempered, NoisyActions, LearnsFromSequences, BasePolicy
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self._set_sequences(sequence_length, burn_in, "actor", ["critic", "critic2"])
         warn_of_double_scaling(actor.head, action_scaling)

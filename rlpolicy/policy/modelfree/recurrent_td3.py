@@ -1,6 +1,6 @@
 """Twin Delayed Deep Deterministic Policy Gradient with memories."""
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, Unpack
 
 import numpy as np
 import torch
@@ -17,7 +17,7 @@ from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.critics import require_actor_critic, second_critic
 from rlpolicy.policy.explore import NoisyActions
 from rlpolicy.policy.modelfree.td3 import TD3TrainingStats
-from rlpolicy.policy.options import require_counts, warn_of_double_scaling
+from rlpolicy.policy.options import PolicyOptions, require_counts, warn_of_double_scaling
 from rlpolicy.policy.sampling import raw_action_range, smoothed
 from rlpolicy.policy.sequences import LearnsFromSequences
 from rlpolicy.utils.conversion import to_floats
@@ -69,12 +69,14 @@ class RecurrentTD3Policy(NoisyActions, LearnsFromSequences, BasePolicy[TD3Traini
     :param action_bound_method: "clip" or None. Not "tanh": the actor bounds its output itself.
     :param lr_scheduler: stepped after every update.
     :param max_grad_norm: clip the gradients of the actor and of each critic to this L2 norm.
+    :param options: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: no Box; critic2 without its optimiser or the reverse; an option out of its range.
     :raises TypeError: an actor or critic without a memory.
     """
 
     _act_low: Tensor
     _act_high: Tensor
+    training_counters = ("_cnt", "_last_losses")
 
     def __init__(
         self,
@@ -100,6 +102,7 @@ class RecurrentTD3Policy(NoisyActions, LearnsFromSequences, BasePolicy[TD3Traini
         action_bound_method: BoundMethod = "clip",
         lr_scheduler: TLearningRateScheduler | None = None,
         max_grad_norm: float | None = None,
+        **options: Unpack[PolicyOptions],
     ) -> None:
         require_actor_critic(
             "RecurrentTD3",
@@ -119,9 +122,10 @@ class RecurrentTD3Policy(NoisyActions, LearnsFromSequences, BasePolicy[TD3Traini
             action_scaling=action_scaling,
             action_bound_method=action_bound_method,
             lr_scheduler=lr_scheduler,
+            **options,
         )
-        self.actor, self.actor_optim = actor, actor_optim
-        self.critic, self.critic_optim = critic, critic_optim
+        self.actor, self.actor_optim = self.preprocessed(actor), actor_optim
+        self.critic, self.critic_optim = self.preprocessed(critic), critic_optim
         self.critic2, self.critic2_optim = second_critic(critic, critic_optim, critic2, critic2_optim)
         self._set_sequences(sequence_length, burn_in, "actor", ["critic", "critic2"])
         warn_of_double_scaling(actor.head, action_scaling)

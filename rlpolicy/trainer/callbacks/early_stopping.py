@@ -50,7 +50,7 @@ class EarlyStopping(Callback):
 
     def on_train_start(self, trainer: "BaseTrainer") -> None:
         """Forget an earlier run."""
-        if not getattr(trainer, "is_resumed", False):
+        if not trainer.is_resumed:
             self.best, self.best_epoch, self.waited = None, 0, 0
 
     def on_epoch_end(self, trainer: "BaseTrainer", stats: EpochStats) -> None:

@@ -74,7 +74,7 @@ class LogRollout(Callback):
         """What is in the buffer by now was not collected by this run."""
         if trainer.train_collector is None:
             raise ValueError("LogRollout needs a trainer that collects")
-        if not getattr(trainer, "is_resumed", False):
+        if not trainer.is_resumed:
             self._forget(trainer.train_collector.buffer.new_rows()[1], trainer.env_step)
 
     def on_collect(self, trainer: "BaseTrainer", stats: CollectStats) -> None:

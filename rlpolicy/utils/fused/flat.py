@@ -62,31 +62,35 @@ class FlatAdam:
     """The user's Adam or AdamW for the parameters of a :class:`Flat`, stepped by one call.
 
     The optimiser's state are views of the vectors here, and its options are read in every step: its ``state_dict``,
-    learning-rate schedulers and steps of its own go on as before.
+    learning-rate schedulers and steps of its own go on as before. It is left alone until :meth:`bind` is called, which
+    must come before the first step.
 
     :param kernels: None: torch does the work.
-
     :raises ValueError: an optimiser of another kind, or one that has other parameters; :func:`why_not` says so.
     """
 
     def __init__(self, optim: Optimizer, flat: Flat, kernels: Kernels | None) -> None:
         self.optim, self.flat = optim, flat
+        self._check()
         self.grad, self.exp_avg, self.exp_avg_sq = (torch.zeros_like(flat.data) for _ in range(3))
         self.steps = torch.zeros(len(flat.places))
         self._steps = self.steps.numpy()
         self._where = [address(vector) for vector in (flat.data, self.grad, self.exp_avg, self.exp_avg_sq)]
         self._kernels = kernels
-        self.bind()
+        self._state: Any = None
+
+    def _check(self) -> None:
+        reason = why_not(self.optim, self.flat.params)
+        if reason is not None:
+            raise ValueError(reason)
 
     def bind(self) -> None:
-        """Take over the optimiser's present state, and make it views again.
+        """Take over the optimiser's present state, and make it views.
 
         :raises ValueError: as for the constructor.
         """
+        self._check()
         params = self.flat.params
-        reason = why_not(self.optim, params)
-        if reason is not None:
-            raise ValueError(reason)
         views = {"exp_avg": self.flat.split(self.exp_avg), "exp_avg_sq": self.flat.split(self.exp_avg_sq)}
         views["step"] = list(self.steps.unbind())
         grads = self.flat.split(self.grad)
@@ -104,7 +108,7 @@ class FlatAdam:
 
     @property
     def bound(self) -> bool:
-        """Whether the optimiser still has the state that was given to it."""
+        """Whether the optimiser has the state that was given to it."""
         state = self.optim.state
         return state is self._state and state.get(self._first) is self._first_state
 

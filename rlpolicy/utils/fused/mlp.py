@@ -11,6 +11,9 @@ from rlpolicy.utils.fused.chain import TANH, Chain
 from rlpolicy.utils.fused.flat import Flat
 from rlpolicy.utils.fused.native import Kernels, address
 
+MANY = 16
+"""Numbers of rows for which memory is kept."""
+
 
 class Mlp:
     """A network computed from its flat parameters.
@@ -64,6 +67,8 @@ class _Native:
         self.x, rows = x, x.shape[0]
         room = self.rooms.get(rows)
         if room is None:
+            if len(self.rooms) == MANY:
+                self.rooms.clear()
             room = self.rooms[rows] = _Room(self.data, rows, self.units, self.widest)
         spec, params = self.where
         self.kernels.forward(spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at)

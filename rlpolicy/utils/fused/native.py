@@ -47,8 +47,8 @@ class Kernels:
 def kernels(dtype: torch.dtype) -> Kernels | None:
     """The compiled functions for float32 or float64; None where they cannot be built, which is logged once."""
     suffix = {torch.float32: "f32", torch.float64: "f64"}.get(dtype)
-    library = _library()
-    return None if library is None or suffix is None else Kernels(library, suffix)
+    library = None if suffix is None else _library()
+    return None if library is None else Kernels(library, str(suffix))
 
 
 @functools.cache
@@ -90,12 +90,12 @@ def _built() -> Path:
 def _cache() -> Path:
     """``$XDG_CACHE_HOME/rlpolicy`` (``~/.cache/rlpolicy``), or a folder of this process where that is read-only."""
     base = os.environ.get("XDG_CACHE_HOME")
-    folder = (Path(base) if base else Path.home() / ".cache") / "rlpolicy"
     try:
+        folder = (Path(base) if base else Path.home() / ".cache") / "rlpolicy"
         folder.mkdir(parents=True, exist_ok=True)
         if os.access(folder, os.W_OK):
             return folder
-    except OSError:
+    except (OSError, RuntimeError):  # the latter: a user without a home
         pass
     return Path(tempfile.mkdtemp(prefix="rlpolicy-"))
 

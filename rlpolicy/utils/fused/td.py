@@ -30,6 +30,7 @@ def q_error(
     :param rew: r, (B,).
     :param factor: f, (B,).
     :param weight: w, (B,); None: ones.
+    :raises IndexError: an action is not one of the n.
     :return: L; dL/dQ(s, ·), (B, n); δ, (B,).
     """
     rows, n = q.shape
@@ -38,6 +39,8 @@ def q_error(
         tensors = (q, q_next, judge, act.contiguous(), rew.contiguous(), factor.contiguous())
         where = [tensor.data_ptr() for tensor in tensors]
         loss = kernels.q_error(rows, n, *where, address(weight), huber, d.data_ptr(), error.data_ptr())
+        if loss < 0.0:
+            raise IndexError(f"the minibatch has actions outside 0..{n - 1}")
         return loss, d, error
     index = act.unsqueeze(1)
     value = q_next.gather(1, judge.argmax(dim=1, keepdim=True)).squeeze(1)

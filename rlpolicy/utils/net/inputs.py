@@ -147,7 +147,8 @@ class SeesThrough:
     @staticmethod
     def of(net: nn.Module) -> "SeesThrough | None":
         """The hook of a network, if it has one."""
-        return next((hook for hook in net._forward_pre_hooks.values() if isinstance(hook, SeesThrough)), None)
+        hooks = _eye(net)._forward_pre_hooks.values()
+        return next((hook for hook in hooks if isinstance(hook, SeesThrough)), None)
 
 
 def see_through(net: nn.Module, preprocessor: nn.Module | None) -> None:
@@ -159,11 +160,17 @@ def see_through(net: nn.Module, preprocessor: nn.Module | None) -> None:
         return
     hook = SeesThrough.of(net)
     if hook is None:
-        net.register_forward_pre_hook(SeesThrough(preprocessor), with_kwargs=True)
+        _eye(net).register_forward_pre_hook(SeesThrough(preprocessor), with_kwargs=True)
     elif hook.preprocessor is not preprocessor:
         raise InvalidArgument(
             f"this {type(net).__name__} already sees observations through another preprocessor: make a new network"
         )
+
+
+def _eye(net: nn.Module) -> nn.Module:
+    """The part of a network that is called with observations: ``net.eye`` where it has that, else all of it."""
+    eye = getattr(net, "eye", None)
+    return eye if isinstance(eye, nn.Module) else net
 
 
 def as_tensors(obs: Any, like: Tensor) -> Any:

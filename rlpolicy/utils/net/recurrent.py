@@ -137,6 +137,11 @@ class MemoryNet(DeviceModule):
         self.head = head
         self.place(device)
 
+    @property
+    def eye(self) -> nn.Module:
+        """The part that is called with observations, one or many steps of them, (N, O)."""
+        return self.memory.preprocess
+
     def forward(self, obs: Any, act: Any = None, state: Any = None, info: Any = None) -> tuple[Any, Any]:
         """One step: (B, O), for a critic also (B, A) -> the head's output, and the state after it."""
         features, state = self.memory(obs, state)

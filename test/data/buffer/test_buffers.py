@@ -679,3 +679,35 @@ def test_hindsight_needs_goal_observations() -> None:
     buffer.add(Batch(obs=np.zeros(2), obs_next=np.zeros(2), act=0, rew=0, terminated=False, truncated=False))
     with pytest.raises(ValueError, match="achieved_goal"):
         buffer.sample(1)
+
+
+@pytest.mark.parametrize("how", ["save", "save_hdf5"])
+def test_objects_come_back_as_they_were_or_are_refused(how: str, tmp_path: Path) -> None:
+    def stored(info: Any) -> Any:
+        buffer = ReplayBuffer(2)
+        column = np.empty(1, object)
+        column[0] = info
+        row = Batch(obs=[[0.0]], act=[0], rew=[0.0], terminated=[False], truncated=[False], info=Batch(x=column))
+        buffer.add(row, buffer_ids=[0])
+        getattr(buffer, how)(tmp_path / "file")
+        return getattr(ReplayBuffer, how.replace("save", "load"))(tmp_path / "file").info.x[0]
+
+    for info in ("text", None, 3, 2.5, True, [1, [2.0, "a"]], [], [{"a": [1, None], "b": {"c": "d"}}], [{}]):
+        loaded = stored(info)
+        assert type(loaded) is type(info)
+        assert loaded == info
+    nested = stored({"a": ["some", None]})  # a column of a column, two objects wide
+    assert isinstance(nested, Batch)
+    assert nested.a.tolist() == ["some", None]
+    for info in ((1, 2), [{1: 2}], {3}, [(1,)], object()):
+        with pytest.raises(ValueError, match=r"columns\.info\.x holds objects"):
+            stored(info)
+
+
+def test_names_that_files_need_for_themselves_are_refused(tmp_path: Path) -> None:
+    buffer = ReplayBuffer(3)
+    info = {"@array": np.zeros(1)}
+    buffer.add(Batch(obs=[[0.0]], act=[0], rew=[0.0], terminated=[False], truncated=[False], info=info), buffer_ids=[0])
+    with pytest.raises(ValueError, match="@array"):
+        buffer.save(tmp_path / "file")
+    assert not list(tmp_path.iterdir())

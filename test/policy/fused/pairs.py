@@ -83,7 +83,7 @@ def policy(
     return made.to(dtype)
 
 
-def buffer(algorithm: str, *, prioritized: bool = False, obs: Any = OBS, n: int = 100, **options: Any) -> Any:
+def buffer(algorithm: str, *, prioritized: bool = False, obs: Any = OBS, n: int = 40, **options: Any) -> Any:
     """Random transitions of two environments."""
     rng = np.random.default_rng(7)
     shape = (OBS,) if obs == OBS else obs

@@ -16,8 +16,8 @@ Parts = Callable[..., dict[str, Any]]
 class Fake:
     """A trainer that can only be asked to stop."""
 
-    def __init__(self) -> None:
-        self.reason = ""
+    def __init__(self, is_resumed: bool = False) -> None:
+        self.reason, self.is_resumed = "", is_resumed
 
     def request_stop(self, reason: str) -> None:
         self.reason = self.reason or reason
@@ -96,8 +96,7 @@ def test_state_goes_on() -> None:
     first, second = EarlyStopping(3), EarlyStopping(3)
     assert stops_after(first, [2, 1, 1]) is None
     second.load_state_dict(first.state_dict())
-    trainer = Fake()
-    trainer.is_resumed = True  # type: ignore[attr-defined]
+    trainer = Fake(is_resumed=True)
     second.on_train_start(trainer)  # type: ignore[arg-type]
     second.on_epoch_end(trainer, epoch(4, test=1.5))  # type: ignore[arg-type]
     assert trainer.reason == "no improvement of test in 3 epochs, best 2 in epoch 1"

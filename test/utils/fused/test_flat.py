@@ -53,6 +53,8 @@ class Pair:
         kernel = kernels(self.dtype) if self.backend == "native" else None
         self.flat, self.flat_old = Flat(places(self.net)), Flat(places(self.old))
         self.adam = FlatAdam(self.optim, self.flat, kernel)
+        assert not self.adam.bound
+        self.adam.bind()
 
     def eager_step(self, net: nn.Module, optim: Any, max_grad_norm: float | None = None) -> None:
         optim.zero_grad()

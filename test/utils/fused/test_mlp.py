@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from rlpolicy.utils.fused.chain import Chain, Layer
-from rlpolicy.utils.fused.mlp import Mlp
+from rlpolicy.utils.fused.mlp import MANY, Mlp
 from rlpolicy.utils.fused.native import kernels
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 2e-5}
@@ -170,3 +170,18 @@ def test_parameters_of_all_layers_are_views(backend: str) -> None:
     net = simple(backend, 3, 4, 2)
     net.flat.data.zero_()
     assert all(not p.any() for p in net.flat.params)
+
+
+def test_memory_is_kept_for_a_few_numbers_of_rows_only(backend: str) -> None:
+    """A buffer that is learned from as a whole, while it grows, gives a new number in every update."""
+    net, other = simple(backend, 6, 16, 3), simple(backend, 6, 16, 3)
+    for rows in (*range(1, 60), 5):
+        x, d = torch.randn(rows, 6, dtype=torch.float64), torch.randn(rows, 3, dtype=torch.float64)
+        grad, right = torch.zeros_like(net.flat.data), torch.zeros_like(net.flat.data)
+        net(x)
+        net.backward(d, grad)
+        other = simple(backend, 6, 16, 3)
+        other(x)
+        other.backward(d, right)
+        close(grad, right, torch.float64)
+    assert len(getattr(net._passes, "rooms", ())) <= MANY

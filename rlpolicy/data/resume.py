@@ -25,8 +25,8 @@ def collector_state(collector: Collector) -> dict[str, Any]:
         "collect_time": collector.collect_time,
         "ready": None if ready is None else ready._asdict(),
         "envs": env.state_dict() if restorable else None,  # type: ignore[attr-defined]  # asked for above
-        "shaped": None if collector._shaped is None else collector._shaped.state_dict(),
         "spaces": [space_state(space) for space in env.action_space],
+        "shaped": None if collector._shaped is None else collector._shaped.state_dict(),
     }
 
 
@@ -35,7 +35,7 @@ def check_collector_state(collector: Collector, state: dict[str, Any]) -> None:
     if state["env_num"] != collector.env_num:
         raise ValueError(f"the checkpoint has {state['env_num']} environments, this collector {collector.env_num}")
     if (state["shaped"] is None) != (collector._shaped is None):
-        raise ValueError("the checkpoint and this collector differ in that one has a reward_shaper")
+        raise ValueError("the checkpoint and this collector differ: one of them has a reward_shaper")
 
 
 def load_collector_state(collector: Collector, state: dict[str, Any]) -> None:
@@ -48,7 +48,7 @@ def load_collector_state(collector: Collector, state: dict[str, Any]) -> None:
     for name, value in state["counts"].items():
         setattr(collector, name, int(value))
     collector.collect_time = float(state["collect_time"])
-    if collector._shaped is not None and state["shaped"] is not None:
+    if collector._shaped is not None:
         collector._shaped.load_state_dict(state["shaped"])
     for space, generators in zip(collector.env.action_space, state["spaces"], strict=True):
         set_space_state(space, generators)
@@ -114,8 +114,9 @@ def _difference(collector: Collector, ready: Ready, env: int, rows: np.ndarray |
         return "its episode ended sooner"
     if collector.preprocess_fn is not None or rows is None:  # what it said is not what is stored, or nothing is
         return ""
-    is_told = len(replay.rew) and collector._shaped is None
-    stored = collector.buffer.get(rows, "rew", stack_num=1) if is_told else None
+    stored = collector.buffer.get(rows, "rew", stack_num=1) if len(replay.rew) else None
+    if collector._shaped is not None:
+        stored = None  # not what the environment gave
     if stored is not None and not np.array_equal(stored, np.asarray(replay.rew, np.float64), equal_nan=True):
         return "it gave other rewards"
     if replay.obs is None:

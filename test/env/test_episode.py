@@ -13,9 +13,10 @@ from rlpolicy.env.episode import Episode
 class Drawn(gym.Env[Any, Any]):
     """Observations are numbers of a generator that is made, and made anew, in reset."""
 
-    observation_space, action_space = spaces.Box(-9.0, 9.0, (1,)), spaces.Discrete(2)
+    observation_space = spaces.Box(-9.0, 9.0, (1,))
 
     def __init__(self) -> None:
+        self.action_space = spaces.Discrete(9)
         self.own: Any = None
         self.legacy = np.random.RandomState(0)
 
@@ -40,6 +41,7 @@ def test_goes_on(kwargs: dict[str, Any]) -> None:
     episode, other = Episode(Drawn()), Episode(Drawn())
     for each in (episode, other):
         each.reset({"seed": 1})
+    episode.env.action_space.seed(1)
     played(other, 3)
     episode.reset({})
     played(episode, 2)

@@ -9,7 +9,9 @@ import torch
 from torch import nn
 from torch.optim.lr_scheduler import LambdaLR, MultiStepLR, OneCycleLR
 
+from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.data.utils.state_tree import read_tree, write_tree
 from rlpolicy.exploration.random import BaseNoise, EpsilonGreedy, GaussianNoise, OUNoise, PinkNoise
 from rlpolicy.policy.random import RandomPolicy
@@ -36,11 +38,17 @@ def filled(name: str) -> ReplayBuffer:
     return buffer
 
 
+def noisy(policy: Any, rows: Batch) -> Any:
+    """Actions as a collector asks for them."""
+    with torch.no_grad():
+        return policy.exploration_noise(to_numpy(policy(Batch(obs=rows.obs, info=None)).act), rows)
+
+
 def go_on(policy: Any, buffer: ReplayBuffer, name: str) -> list[Any]:
     """Everything that can be seen of five updates and ten noisy actions."""
     losses = [policy.update(16, buffer).get_loss_stats_dict() for _ in range(5)]
     rows = zoo.transitions(name, 6)
-    acts = [policy.exploration_noise(policy.act(rows.obs), rows) for _ in range(10)]
+    acts = [noisy(policy, rows) for _ in range(10)]
     return [losses, *acts, *(value.numpy().copy() for value in policy.state_dict().values())]
 
 
@@ -50,7 +58,7 @@ def test_every_policy_goes_on(name: str, tmp_path: Path) -> None:
     torch.manual_seed(3)
     for _ in range(3):
         policy.update(16, buffer)
-    policy.exploration_noise(policy.act(zoo.transitions(name, 6).obs), zoo.transitions(name, 6))
+    noisy(policy, zoo.transitions(name, 6))
     saved = through_files([policy.training_state(), global_state(), buffer.rng.bit_generator.state], tmp_path)
     expected = go_on(policy, buffer, name)
     other, other_buffer = zoo.make(name, seed=7), filled(name)

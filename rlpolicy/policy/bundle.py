@@ -39,6 +39,10 @@ PROBES = 8
 TOLERANCE = 1e-2
 """Of the largest number that the policy says, by how much a loaded one may differ: other hardware rounds otherwise,
 another activation function or bound of the actor differs by more."""
+SEEN = "_obs_statistics._extra_state"
+"""How much of the buffer a normaliser has seen: nothing to another policy with another buffer."""
+EXTRA = "_extra_state"
+"""What modules keep in ``state_dict`` beside tensors of a fixed shape."""
 LARGE = 1e30
 """Logits of forbidden actions are beyond it."""
 
@@ -52,7 +56,7 @@ def save_policy(policy: "BasePolicy[Any]", path: str | os.PathLike[str], obs: An
     tree = {
         **describe(policy),
         "options": _options(policy),
-        "weights": {plain_name(name): value for name, value in policy.state_dict().items()},
+        "weights": {plain_name(name): value for name, value in policy.state_dict().items() if name != SEEN},
         "probe": _probe(policy, obs),
     }
     remove_unfinished(target.parent, target.name)
@@ -170,7 +174,7 @@ def _read(place: Path) -> dict[str, Any]:
     tree = read_tree(folder.read, "policy")
     try:
         fine = isinstance(tree["class"], str) and isinstance(tree["options"], dict)
-        fine &= all(isinstance(value, Tensor) for value in tree["weights"].values())
+        fine &= all(isinstance(value, Tensor) or name.endswith(EXTRA) for name, value in tree["weights"].items())
         fine &= all(name in tree["action"] for name in ("space", "scaling", "bound_method"))
         fine &= tree["probe"] is None or isinstance(tree["probe"]["answer"], np.ndarray)
         fine &= tree["probe"] is None or "obs" in tree["probe"]
@@ -208,23 +212,30 @@ def _checked_options(policy: "BasePolicy[Any]", theirs: dict[str, Any], place: P
     return theirs
 
 
-def _checked_weights(policy: "BasePolicy[Any]", theirs: dict[str, Tensor], place: Path) -> dict[str, Tensor]:
+def _checked_weights(policy: "BasePolicy[Any]", theirs: dict[str, Any], place: Path) -> dict[str, Any]:
     """The weights under the names, and on the devices, that they have in the policy."""
-    ours = {plain_name(name): (name, value) for name, value in policy.state_dict().items()}
+    own = policy.state_dict()
+    ours = {plain_name(name): (name, value) for name, value in own.items() if name != SEEN}
     missing, unknown = [*(ours.keys() - theirs.keys())], [*(theirs.keys() - ours.keys())]
     faults = [f"{name} is missing" for name in missing] + [f"{name} is not in this policy" for name in unknown]
     for name in ours.keys() & theirs.keys():
-        (found, wanted) = ((x.dtype, tuple(x.shape)) for x in (theirs[name], ours[name][1]))
-        if found != wanted:
-            faults.append(f"{name} is {found[0]} {found[1]}, here {wanted[0]} {wanted[1]}")
+        if not name.endswith(EXTRA):
+            found, wanted = ((x.dtype, tuple(x.shape)) for x in (theirs[name], ours[name][1]))
+            if found != wanted:
+                faults.append(f"{name} is {found[0]} {found[1]}, here {wanted[0]} {wanted[1]}")
     if faults:
         shown = "; ".join(sorted(faults)[:5]) + (f"; and {len(faults) - 5} more" if len(faults) > 5 else "")
         raise ValueError(f"the networks of {place} are not those of this policy: {shown}")
-    return {name: theirs[plain].to(value.device) for plain, (name, value) in ours.items()}
+    weights = {name: _like(theirs[plain], value) for plain, (name, value) in ours.items()}
+    return weights | {name: value for name, value in own.items() if name == SEEN}
+
+
+def _like(value: Any, own: Any) -> Any:
+    return value.to(own.device) if isinstance(value, Tensor) and isinstance(own, Tensor) else value
 
 
 def _require_same_answers(
-    policy: "BasePolicy[Any]", weights: dict[str, Tensor], probe: dict[str, Any] | None, place: Path
+    policy: "BasePolicy[Any]", weights: dict[str, Any], probe: dict[str, Any] | None, place: Path
 ) -> None:
     """Equal weights do not make equal policies: activation functions and bounds of actors have none."""
     if probe is None or any(name != plain_name(name) for name in weights):  # the latter: compiled code

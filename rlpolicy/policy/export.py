@@ -73,7 +73,8 @@ def _safetensors(policy: "BasePolicy[Any]", obs: Any) -> bytes:
     except ImportError as error:
         raise MissingExtra("safetensors", "export") from error
     # each tensor with memory of its own: parameters may be views of joint ones
-    ours = {name: value.detach().cpu().clone().contiguous() for name, value in policy.state_dict().items()}
+    tensors = {name: value for name, value in policy.state_dict().items() if isinstance(value, Tensor)}
+    ours = {name: value.detach().cpu().clone().contiguous() for name, value in tensors.items()}
     data: bytes = save({plain_name(name): value for name, value in ours.items()}, {"format": "pt", **_about(policy)})
     back = load(data)
     weights = {name: back[plain_name(name)] for name in ours}
@@ -82,7 +83,7 @@ def _safetensors(policy: "BasePolicy[Any]", obs: Any) -> bytes:
     compiled = any(name != plain_name(name) for name in ours)
     if not compiled and (obs is not None or policy.observation_space is not None):
         asked = observations(policy, obs, CHECKS)
-        moved = {name: weights[name].to(value.device) for name, value in policy.state_dict().items()}
+        moved = {name: weights[name].to(value.device) for name, value in tensors.items()}
         with torch.random.fork_rng(devices=()):
             said = []
             for given in (None, moved):

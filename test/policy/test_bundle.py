@@ -27,6 +27,7 @@ from rlpolicy.utils.errors import DamagedFile
 from rlpolicy.utils.folder import NewFolder, WholeFolder
 from rlpolicy.utils.net.common import Net
 from rlpolicy.utils.net.continuous import Actor, Critic
+from rlpolicy.utils.net.scaler import RunningStandardScaler
 from rlpolicy.utils.schedules import LinearSchedule
 
 from . import zoo
@@ -503,3 +504,48 @@ def test_random_observations_are_of_the_space(space: Any) -> None:
 def test_observations_that_cannot_be_drawn() -> None:
     with pytest.raises(ValueError, match=r"cannot draw observations of Tuple.*pass some as obs="):
         random_observations(spaces.Tuple([SPACE]), 3)
+
+
+# -- normalisers and what else modules keep ---------------------------------------------------------------------------
+
+
+def test_normalisers_act_alike(name: str, tmp_path: Path) -> None:
+    """Their statistics are loaded; how much of its buffer a policy has seen stays its own."""
+    policy = trained(name, obs_preprocessor=RunningStandardScaler(zoo.OBS), observation_space=SPACE)
+    assert policy.obs_preprocessor.count == 60
+    policy.save(tmp_path / "policy")
+    other = zoo.make(name, seed=2, obs_preprocessor=RunningStandardScaler(zoo.OBS), observation_space=SPACE)
+    other.load(tmp_path / "policy")
+    for ours, theirs in zip(seen(policy, name), seen(other, name), strict=True):
+        np.testing.assert_array_equal(ours, theirs)
+    buffer = ReplayBuffer(60)
+    for row in zoo.transitions(name, 20):
+        buffer.add(row)
+    other.train()
+    other.update(16, buffer)
+    assert other.obs_preprocessor.count == 80
+    plain = zoo.make(name, observation_space=SPACE)
+    with pytest.raises(ValueError, match=r"obs_preprocessor\.\w+ is not in this policy"):
+        plain.load(tmp_path / "policy")
+
+
+class Remembering(nn.Module):
+    """Has a state that is no tensor."""
+
+    def __init__(self, note: Any) -> None:
+        super().__init__()
+        self.note = note
+
+    def get_extra_state(self) -> Any:
+        return self.note
+
+    def set_extra_state(self, state: Any) -> None:
+        self.note = state
+
+
+def test_extra_state_of_modules(tmp_path: Path) -> None:
+    policy, other = make_ddpg(), make_ddpg()
+    policy.actor.extra, other.actor.extra = Remembering({"a": [1, 2.5]}), Remembering(None)
+    policy.save(tmp_path / "policy")
+    other.load(tmp_path / "policy")
+    assert other.actor.extra.note == {"a": [1, 2.5]}

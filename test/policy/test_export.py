@@ -21,6 +21,7 @@ from rlpolicy.policy.random import RandomPolicy
 from rlpolicy.utils.errors import MissingExtra
 from rlpolicy.utils.net.common import Net, Recurrent
 from rlpolicy.utils.net.continuous import Critic, RecurrentActorProb
+from rlpolicy.utils.net.scaler import RunningStandardScaler
 
 from . import zoo
 from .test_bundle import DICT, SPACE, make_ddpg, trained
@@ -159,7 +160,9 @@ def test_onnx_acts_like_the_policy(name: str, tmp_path: Path, run_onnx: Any) -> 
     assert torch.equal(torch.random.get_rng_state(), drawn)
     for n in (1, 7, 40):
         obs = draw(n)
-        act = run_onnx(tmp_path / "policy.onnx", {"obs": obs})[0]
+        module = Deterministic(export._copy(policy), obs)
+        given = zip(module.input_names, export._inputs(module, obs), strict=True)
+        act = run_onnx(tmp_path / "policy.onnx", {name: value.numpy() for name, value in given})[0]
         if name == "iqn":
             many = np.stack([expected(policy, obs) for _ in range(9)])
             assert (np.median(many, axis=0) == act).mean() > 0.8
@@ -176,7 +179,10 @@ def test_onnx_of_dict_observations(name: str, tmp_path: Path, run_onnx: Any) -> 
     policy = trained(name, keys=zoo.KEYS, observation_space=DICT)
     policy.export(tmp_path / "policy.onnx")
     obs = draw(dict_obs=True)
-    act = run_onnx(tmp_path / "policy.onnx", {"obs.a": obs["a"], "obs.b": obs["b"]})[0]
+    module = Deterministic(export._copy(policy), obs)
+    given = zip(module.input_names, export._inputs(module, obs), strict=True)
+    act = run_onnx(tmp_path / "policy.onnx", {name: value.numpy() for name, value in given})[0]
+    assert module.input_names[:2] == ["obs.a", "obs.b"]
     if name != "iqn":
         np.testing.assert_allclose(act, expected(policy, obs), rtol=1e-4, atol=1e-5)
 
@@ -190,6 +196,19 @@ def test_onnx_with_masks(name: str, tmp_path: Path, run_onnx: Any) -> None:
     act, logits = run_onnx(tmp_path / "policy.onnx", {"obs.obs": rows.obs, "obs.mask": rows.mask})
     assert rows.mask[np.arange(64), act].all()
     assert logits.shape[:2] == (64, zoo.N)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["dqn", "sac", "recurrent_td3"])
+def test_onnx_with_a_normaliser(name: str, tmp_path: Path, run_onnx: Any) -> None:
+    policy = trained(name, obs_preprocessor=RunningStandardScaler(zoo.OBS), observation_space=SPACE)
+    policy.export(tmp_path / "policy.onnx")
+    obs, state = draw() * 3 + 1, {}
+    if name == "recurrent_td3":
+        zeros = export._inputs(Deterministic(export._copy(policy), obs), obs)[1:]
+        state = {f"state.actor.{part}": x.numpy() for part, x in zip(("hidden", "cell"), zeros, strict=True)}
+    got = run_onnx(tmp_path / "policy.onnx", {"obs": obs, **state})[0]
+    np.testing.assert_allclose(got, expected(policy, obs), rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

@@ -181,11 +181,6 @@ def test_acting_depends_on_what_was_seen() -> None:
     np.testing.assert_allclose([one, two], [first.act.detach()[0], second.act.detach()[0]], rtol=1e-6)
 
 
-def test_acting_without_a_state_is_refused() -> None:
-    with pytest.raises(TypeError, match="RecurrentTD3Policy remembers"):
-        make(RecurrentTD3Policy).act(np.ones((1, 2), np.float32))
-
-
 @pytest.mark.parametrize("mode", list(gym.vector.AutoresetMode))
 def test_gymnasium_vector_environments(mode: Any) -> None:
     """Whether an environment resets in the step that ends an episode, in the next one, or when it is told to."""

@@ -121,13 +121,17 @@ def _has_own_state(env: Any) -> bool:
     return hasattr(env, "state_dict") and hasattr(env, "load_state_dict")
 
 
+_others: set[type] = set()
+"""Types of attributes that are no generators: every attribute is looked at in every reset."""
+
+
 def _layers(env: Any) -> list[Any]:
     """The environment as given, and what it wraps, down to the innermost."""
-    found: list[Any] = []
-    while hasattr(env, "__dict__") and not any(env is layer for layer in found):
-        found.append(env)
+    found: dict[int, Any] = {}
+    while hasattr(env, "__dict__") and id(env) not in found:
+        found[id(env)] = env
         env = env.__dict__.get("env")
-    return found
+    return list(found.values())
 
 
 def _generators(env: Any) -> Iterator[tuple[str, Any, str, Generators]]:
@@ -136,9 +140,11 @@ def _generators(env: Any) -> Iterator[tuple[str, Any, str, Generators]]:
         values = layer.__dict__
         if "_np_random" not in values and "env" not in values and hasattr(layer, "np_random"):
             _ = layer.np_random  # gymnasium makes it when it is first used; that would be after the reset
-        for name, value in list(values.items()):
+        for name, value in [item for item in values.items() if type(item[1]) not in _others]:
             if isinstance(value, GENERATORS):
                 yield f"{depth}.{name}", layer, name, value
+            else:
+                _others.add(type(value))
 
 
 def _kept(obs: Any) -> Any:

@@ -41,6 +41,8 @@ class Args:
     """learning rate of both networks"""
     threads: int = 1
     """of torch; networks of this size are fastest with one, and two stall each other on a busy machine"""
+    compile: bool = False
+    """update without autograd, see docs/compile.md"""
     logdir: str = "runs/ddpg_pendulum"
     """TensorBoard folder"""
 
@@ -71,7 +73,8 @@ def main(args: Args) -> None:
         action_space=env.action_space,
         exploration_noise=GaussianNoise(sigma=0.1),
     )
-
+    if args.compile:
+        policy.compile()
     train = Collector(policy, train_envs, VectorReplayBuffer(20_000, args.train_envs), exploration_noise=True)
     test = Collector(policy, test_envs)
     info = offpolicy_trainer(

@@ -38,9 +38,9 @@ def _same_number_of_threads() -> Iterator[None]:
     torch.set_num_threads(threads)
 
 
-def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def run(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "argv", [name, *RUNS[name].split()])
+    monkeypatch.setattr(sys, "argv", [name, *RUNS[name].split(), *options])
     monkeypatch.syspath_prepend((EXAMPLES / name).parent)  # as when Python runs the file
     runpy.run_path(str(EXAMPLES / name), run_name="__main__")
 
@@ -51,8 +51,11 @@ def check_training(tmp_path: Path, printed: str) -> None:
     assert list(tmp_path.glob("runs/**/events.out.tfevents*")), "no TensorBoard file was written"
 
 
-def test_pendulum(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    run("ddpg_pendulum.py", tmp_path, monkeypatch)
+@pytest.mark.parametrize("option", ["--no-compile", "--compile"])
+def test_pendulum(
+    option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("ddpg_pendulum.py", tmp_path, monkeypatch, option)
     check_training(tmp_path, capsys.readouterr().out)
 
 

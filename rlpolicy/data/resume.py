@@ -25,8 +25,8 @@ def collector_state(collector: Collector) -> dict[str, Any]:
         "collect_time": collector.collect_time,
         "ready": None if ready is None else ready._asdict(),
         "envs": env.state_dict() if restorable else None,  # type: ignore[attr-defined]  # asked for above
-        "spaces": [space_state(space) for space in env.action_space],
         "shaped": None if collector._shaped is None else collector._shaped.state_dict(),
+        "spaces": [space_state(space) for space in env.action_space],
     }
 
 
@@ -34,6 +34,8 @@ def check_collector_state(collector: Collector, state: dict[str, Any]) -> None:
     """Raise a ValueError when the state is that of another collector."""
     if state["env_num"] != collector.env_num:
         raise ValueError(f"the checkpoint has {state['env_num']} environments, this collector {collector.env_num}")
+    if (state["shaped"] is None) != (collector._shaped is None):
+        raise ValueError("the checkpoint and this collector differ in that one has a reward_shaper")
 
 
 def load_collector_state(collector: Collector, state: dict[str, Any]) -> None:
@@ -58,7 +60,8 @@ def load_collector_state(collector: Collector, state: dict[str, Any]) -> None:
         collector.buffer.end_episodes(np.arange(collector.env_num))
         collector._ready = None  # the next collect resets
         return
-    ready = Ready(**{**state["ready"], "state": _on_device_of(collector.policy, state["ready"]["state"])})
+    ids = collector._all if np.array_equal(state["ready"]["ids"], collector._all) else state["ready"]["ids"]
+    ready = Ready(**{**state["ready"], "ids": ids, "state": _on_device_of(collector.policy, state["ready"]["state"])})
     lost = _restore_envs(collector, state["envs"], ready)
     collector._ready = _begin_anew(collector, ready, sorted(lost)) if lost else ready
     if lost:
@@ -111,9 +114,8 @@ def _difference(collector: Collector, ready: Ready, env: int, rows: np.ndarray |
         return "its episode ended sooner"
     if collector.preprocess_fn is not None or rows is None:  # what it said is not what is stored, or nothing is
         return ""
-    stored = collector.buffer.get(rows, "rew", stack_num=1) if len(replay.rew) else None
-    if collector._shaped is not None:
-        stored = None  # not what the environment gave
+    is_told = len(replay.rew) and collector._shaped is None
+    stored = collector.buffer.get(rows, "rew", stack_num=1) if is_told else None
     if stored is not None and not np.array_equal(stored, np.asarray(replay.rew, np.float64), equal_nan=True):
         return "it gave other rewards"
     if replay.obs is None:

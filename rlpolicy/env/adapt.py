@@ -9,7 +9,8 @@ from gymnasium.vector import VectorEnv
 from rlpolicy.env.envpool import EnvPoolVectorEnv, is_envpool
 from rlpolicy.env.gymnasium_vector import GymnasiumVectorEnv, VectorEnvAdapter
 from rlpolicy.env.utils import VectorEnvLike
-from rlpolicy.env.venvs import BaseVectorEnv, DummyVectorEnv
+from rlpolicy.env.venv_base import BaseVectorEnv
+from rlpolicy.env.venvs import DummyVectorEnv
 
 
 def as_vector_env(env: Any) -> VectorEnvLike:

@@ -44,11 +44,18 @@ class Episode:
     def __init__(self, env: Any) -> None:
         self.env = env
         self._begin: dict[str, Any] | None = None
+        self._has_own_state = hasattr(env, "state_dict") and hasattr(env, "load_state_dict")
+        self._places: list[tuple[str, dict[str, Any], str]] = []
+        """Where the generators are: (place, attributes of their owner, name). Looking for them takes longer than some
+        environments take to reset."""
+        self._sizes: list[int] = []
+        self._layers = [layer.__dict__ for layer in _layers(env)]
+        self._n_looks = 0
 
     def reset(self, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
         """``env.reset(**kwargs)``."""
         self._begin = None  # until it has succeeded
-        begin = None if _has_own_state(self.env) else {"kwargs": kwargs, "generators": self._generators()}
+        begin = None if self._has_own_state else {"kwargs": kwargs, "generators": self._generators()}
         result = checked_reset(self.env.reset(**kwargs))
         self._begin = begin
         return result
@@ -59,9 +66,12 @@ class Episode:
 
     def state(self) -> dict[str, Any] | None:
         """What :meth:`restore` needs, beside the actions; None when it is not known."""
-        if _has_own_state(self.env):
+        if self._has_own_state:
             return {"own": self.env.state_dict()}
-        return None if self._begin is None else {"begin": self._begin, "now": self._now()}
+        self._sizes = []  # look again
+        if self._begin is None or self._generators().keys() != self._begin["generators"].keys():
+            return None  # one that came with the episode
+        return {"begin": self._begin, "now": self._now()}
 
     def restore(self, state: dict[str, Any], actions: Sequence[Any]) -> Replay:
         """Put the environment where :meth:`state` found it.
@@ -94,7 +104,15 @@ class Episode:
 
     def _generators(self) -> dict[str, Any]:
         """Where the generators of the environment and its wrappers stand, by place."""
-        return {place: generator_state(rng) for place, _, _, rng in _generators(self.env)}
+        self._n_looks += 1
+        found: list[tuple[str, Any]] = [(place, values.get(name)) for place, values, name in self._places]
+        is_known = [len(values) for values in self._layers] == self._sizes and self._n_looks > 2
+        if not is_known or not all(isinstance(rng, GENERATORS) for _, rng in found):
+            places = list(_generators(self.env))  # attributes have come or gone, as in a first reset
+            self._places = [(place, vars(owner), name) for place, owner, name, _ in places]
+            self._sizes = [len(values) for values in self._layers]
+            found = [(place, rng) for place, _, _, rng in places]
+        return {place: generator_state(rng) for place, rng in found}
 
     def _spaces(self) -> Iterator[tuple[str, spaces.Space[Any]]]:
         for depth, layer in enumerate(_layers(self.env)):
@@ -117,21 +135,13 @@ class Episode:
                 setattr(owner, name, generator_from(state))
 
 
-def _has_own_state(env: Any) -> bool:
-    return hasattr(env, "state_dict") and hasattr(env, "load_state_dict")
-
-
-_others: set[type] = set()
-"""Types of attributes that are no generators: every attribute is looked at in every reset."""
-
-
 def _layers(env: Any) -> list[Any]:
     """The environment as given, and what it wraps, down to the innermost."""
-    found: dict[int, Any] = {}
-    while hasattr(env, "__dict__") and id(env) not in found:
-        found[id(env)] = env
+    found: list[Any] = []
+    while hasattr(env, "__dict__") and not any(env is layer for layer in found):
+        found.append(env)
         env = env.__dict__.get("env")
-    return list(found.values())
+    return found
 
 
 def _generators(env: Any) -> Iterator[tuple[str, Any, str, Generators]]:
@@ -140,11 +150,9 @@ def _generators(env: Any) -> Iterator[tuple[str, Any, str, Generators]]:
         values = layer.__dict__
         if "_np_random" not in values and "env" not in values and hasattr(layer, "np_random"):
             _ = layer.np_random  # gymnasium makes it when it is first used; that would be after the reset
-        for name, value in [item for item in values.items() if type(item[1]) not in _others]:
+        for name, value in list(values.items()):
             if isinstance(value, GENERATORS):
                 yield f"{depth}.{name}", layer, name, value
-            else:
-                _others.add(type(value))
 
 
 def _kept(obs: Any) -> Any:

@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.env.utils import Ids, Seeds
-from rlpolicy.env.venvs import BaseVectorEnv
+from rlpolicy.env.venv_base import BaseVectorEnv
 
 if TYPE_CHECKING:
     from rlpolicy.utils.statistics import RunningMeanStd

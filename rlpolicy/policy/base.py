@@ -334,7 +334,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         updates are computed in both ways, and compared: if they differ the policy stays eager, with a warning. Matrix
         products are torch's; the rest is C++ that is built on the first use (one second, kept in
         ``~/.cache/rlpolicy``), or torch where there is no compiler. Copies of the policy are eager until their own
-        ``compile()``.
+        ``compile()``; call it again after changes inside a network.
 
         :param checks: how many updates are compared; 0: none.
         :param backend: "native" or "torch": do not choose.

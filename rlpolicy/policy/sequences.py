@@ -4,7 +4,7 @@ Shapes: B sequences, L trained steps, T = burn_in + L columns, N = B L steps, H 
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import torch
@@ -52,6 +52,13 @@ class LearnsFromSequences:
                 )
 
     # -- acting -----------------------------------------------------------------------------------------------------
+
+    def act(self, obs: Any, info: Any = None, *, explore: bool = False) -> NoReturn:
+        """Not possible: it has no place for the state, and would act as at the beginning of an episode every time."""
+        raise TypeError(
+            f"{type(self).__name__} remembers: call result = policy(Batch(obs=obs, info=info), state), act by "
+            "result.act, and pass result.state on to the next step (None at the beginning of an episode)"
+        )
 
     def _remember(self, obs: Any, state: Any) -> tuple[Tensor, Batch]:
         """Let the memories see one more observation: features of the acting network, (B, H), and the next state.

@@ -226,6 +226,7 @@ class BaseTrainer(Resumable, ABC):
         self.phase_seconds: dict[str, float] = {}
         """Seconds per phase, for ``InfoStats.timing.phases``; filled by ``LogTimings``."""
         self.start_time = time.time()
+        self._finite.reset()
         self._clear_resume()
 
     def reset(self, reset_collectors: bool = False, reset_buffer: bool = False) -> None:

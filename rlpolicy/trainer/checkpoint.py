@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Grows when a checkpoint of the version before could no longer be read."""
-COUNTERS = ("epoch", "start_epoch", "env_step", "gradient_step", "best_epoch", "best_reward", "best_reward_std")
+COUNTERS = (
+    *("epoch", "start_epoch", "env_step", "gradient_step", "skipped_updates"),
+    *("best_epoch", "best_reward", "best_reward_std"),
+)
 _NAME = re.compile(r"(\d{6,})-step-\d+")
 _WRONG_FORM = (KeyError, TypeError, IndexError, AttributeError, OverflowError)
 

@@ -41,9 +41,13 @@ class FiniteGuard(watch.Watch):
         self.trainer, self.nan_policy = trainer, nan_policy
         self.sees_steps = nan_policy == "skip"
         self._undo = Undo(trainer.policy) if self.sees_steps else None
+        self.reset()
+
+    def reset(self) -> None:
+        """A run begins."""
         self._minibatch: Minibatch | None = None
         self._in_a_row = 0
-        self._has_written = False
+        self._has_written = self._is_half_done = False
 
     # -- updates ------------------------------------------------------------------------------------------------------
 
@@ -127,6 +131,7 @@ class FiniteGuard(watch.Watch):
         :raises NonFinite: unless training is to stop.
         """
         what = f"{error} ({self._where()})"
+        self._is_half_done = True  # environments have stepped, and nobody knows where to
         self._end(what, bad_weights(self.trainer.policy), error)
 
     def weights_are_fine(self) -> bool:
@@ -138,6 +143,16 @@ class FiniteGuard(watch.Watch):
         if bad:
             self._end(f"weights are not finite after gradient step {self.trainer.gradient_step} ({self._where()})", bad)
         return not bad
+
+    def may_save(self) -> bool:
+        """Whether the run is fit to be saved; if not, the checkpoints that there are stay as they are.
+
+        :raises NonFinite: weights are not finite, unless training is to stop.
+        """
+        fit = not self._is_half_done and self.weights_are_fine()
+        if not fit:
+            logger.warning("no checkpoint is made of numbers that are not finite; the last good one stays")
+        return fit
 
     def _end(self, what: str, weights: list[str], cause: Exception | None = None) -> None:
         report = "\n".join(line for line in (what, listed({"weights": weights} if weights else {})) if line)

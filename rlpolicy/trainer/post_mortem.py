@@ -103,7 +103,7 @@ def listed(found: dict[str, list[str]]) -> str:
         texts = []
         for network, parts in groups.items():
             more = f", and {len(parts) - SHOWN} more" if len(parts) > SHOWN else ""
-            texts.append(network + ", ".join(parts[:SHOWN]) + more)
+            texts.append(network + (", " if network else "; ").join(parts[:SHOWN]) + more)
         lines.append(f"  not finite in {kind}: {'; '.join(texts)}")
     return "\n".join(lines)
 

@@ -9,10 +9,13 @@ from typing import Any
 from torch import Tensor
 
 from rlpolicy.trainer.checkpoint import Interruption, Progress, load_trainer, save_trainer, trainer_state
+from rlpolicy.trainer.finite import FiniteGuard
 
 
 class Resumable(ABC):
     """What :class:`~rlpolicy.trainer.base.BaseTrainer` is besides its loop."""
+
+    _finite: FiniteGuard
 
     def _clear_resume(self) -> None:
         """The state of a run that has not begun."""
@@ -31,6 +34,8 @@ class Resumable(ABC):
     def save(self, path: str | PathLike[str], keep: int = 1) -> None:
         """Save the whole run, so that :meth:`load` goes on exactly here.
 
+        A run whose weights are not finite is not saved, see ``nan_policy``: older checkpoints stay.
+
         Called while a step is half done (from on_train_start, on_collect, on_update, on_test), it takes effect when
         the step is over. See ``docs/reliability.md`` for what is in the files.
 
@@ -38,6 +43,7 @@ class Resumable(ABC):
         :param keep: so many of the newest in the folder stay.
         :raises ValueError: something cannot be written without pickle; the message says where it is.
         :raises RuntimeError: an exception has ended the run in the middle of a step.
+        :raises NonFinite: weights are not finite (with ``nan_policy="stop"`` a warning is logged instead).
         """
         if keep < 1:
             raise ValueError(f"keep must be at least 1, got {keep}")
@@ -45,7 +51,7 @@ class Resumable(ABC):
             raise RuntimeError("the run was broken off in the middle of a step by an exception: load a checkpoint")
         if self._is_busy:
             self._saves_due.append((path, keep))
-        else:
+        elif self._finite.may_save():
             save_trainer(self, path, keep)  # type: ignore[arg-type]  # every Resumable is a trainer
 
     def load(self, path: str | PathLike[str]) -> None:

@@ -10,8 +10,8 @@ import pytest
 from gymnasium import spaces
 
 from rlpolicy.env.worker.failures import Failure
+from rlpolicy.env.worker.server import Server
 from rlpolicy.env.worker.shared import SharedColumns
-from rlpolicy.env.worker.subproc import _Server
 
 CONTEXT = multiprocessing.get_context()
 BOX = spaces.Box(-1, 1, (2, 3), np.float32)
@@ -108,7 +108,7 @@ def test_large_environment_counts_do_not_overlap() -> None:
 def test_server(kit: Any, shared: bool) -> None:
     """Every request of the protocol, with environments 4 and 5 of six."""
     columns = SharedColumns(6, kit.CountingEnv.observation_space, spaces.Discrete(5), CONTEXT) if shared else None
-    server = _Server([4, 5], columns)
+    server = Server([4, 5], columns)
     here, there = CONTEXT.Pipe()
     thread = threading.Thread(target=server.run, args=(there, kit.fns(2, length=9)))
     thread.start()

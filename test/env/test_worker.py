@@ -182,9 +182,9 @@ def test_environments_are_closed_in_their_processes(tmp_path: Path, kit: Any) ->
 
 
 def test_worker_that_does_not_listen_is_killed(kit: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import rlpolicy.env.worker.subproc as subproc
+    import rlpolicy.env.worker.process as process
 
-    monkeypatch.setattr(subproc, "_GRACE", 0.2)
+    monkeypatch.setattr(process, "_GRACE", 0.2)
     v = SubprocVectorEnv([lambda: kit.CountingEnv(sleep=60)], timeout=0.1)
     v.reset()
     pids = pids_of(v)

@@ -104,12 +104,12 @@ def test_sequences_go_on_from_the_stored_state(cls: Any, core: str) -> None:
     buffer = collector.buffer
     for burn_in in (2, 0):  # with unchanged networks the burn-in only repeats what is stored
         policy.burn_in = burn_in
-        batch, rows = policy._minibatch(40, buffer)
+        batch, rows = policy._minibatch(10, buffer)
         for name in names(cls):
             memory = getattr(policy, name).memory
-            features = policy._unroll(name, batch).view(40, 3, H)
-            after = policy._unroll(name, batch, after=True).view(40, 3, H)
-            for b in range(40):
+            features = policy._unroll(name, batch).view(10, 3, H)
+            after = policy._unroll(name, batch, after=True).view(10, 3, H)
+            for b in range(10):
                 for k in range(3):
                     if not batch.mask[b, burn_in + k]:
                         continue
@@ -179,6 +179,30 @@ def test_acting_depends_on_what_was_seen() -> None:
     one = policy.compute_action(np.ones(2, np.float32))
     two = policy.compute_action(np.ones(2, np.float32), state=first.state)
     np.testing.assert_allclose([one, two], [first.act.detach()[0], second.act.detach()[0]], rtol=1e-6)
+
+
+def test_acting_without_a_state_is_refused() -> None:
+    with pytest.raises(TypeError, match="RecurrentTD3Policy remembers"):
+        make(RecurrentTD3Policy).act(np.ones((1, 2), np.float32))
+
+
+@pytest.mark.parametrize("mode", list(gym.vector.AutoresetMode))
+def test_gymnasium_vector_environments(mode: Any) -> None:
+    """Whether an environment resets in the step that ends an episode, in the next one, or when it is told to."""
+    policy = make(RecurrentTD3Policy).train()
+    fns = [lambda n=n: Walk(n, policy.action_space) for n in (3, 5)]
+    envs = gym.vector.SyncVectorEnv(fns, autoreset_mode=mode)
+    collector = Collector(policy, envs, VectorReplayBuffer(80, 2))
+    collector.collect(n_step=40)
+    for env, length in enumerate((3, 5)):
+        part = collector.buffer.buffers[env]
+        assert len(part) > 10
+        assert np.flatnonzero(part.done[: len(part)]).tolist() == list(range(length - 1, len(part), length))
+        for t in range(len(part)):
+            begin = t - t % length
+            with torch.no_grad():
+                _, state = policy.actor.memory.unroll(part.obs[None, begin : t + 1])
+            torch.testing.assert_close(torch.as_tensor(part.policy.hidden_state.actor.hidden[t]), state["hidden"][0])
 
 
 def test_collectors_with_waiting_environments() -> None:

@@ -102,6 +102,19 @@ def test_the_same_run(algorithm: str, task: str, tmp_path: Path) -> None:
         assert_same(resumed(make, tmp_path / str(env_step)), expected)
 
 
+@pytest.mark.parametrize(("algorithm", "task"), RUNS)
+def test_the_same_compiled_run(algorithm: str, task: str, tmp_path: Path) -> None:
+    def make(**options: Any) -> OffpolicyTrainer:
+        trainer = make_trainer(algorithm, task, **options)
+        trainer.policy.compile()
+        return trainer
+
+    expected = uninterrupted(make)
+    for env_step in (31, 121):  # after the first update, which is checked, and later
+        stopped_at(make, env_step, tmp_path / str(env_step))
+        assert_same(resumed(make, tmp_path / str(env_step)), expected)
+
+
 def test_the_same_run_in_worker_processes(tmp_path: Path) -> None:
     make = partial(make_trainer, "sac", "Pendulum-v1", venv=partial(SubprocVectorEnv, num_workers=1))
     expected = uninterrupted(partial(make_trainer, "sac", "Pendulum-v1"))
@@ -548,6 +561,20 @@ def test_a_run_that_was_broken_off_cannot_be_saved(tmp_path: Path) -> None:
         trainer.run()
     with pytest.raises(RuntimeError, match="broken off in the middle of a step"):
         trainer.save(tmp_path)
+
+
+def test_shaped_rewards(tmp_path: Path) -> None:
+    def make(**options: Any) -> OffpolicyTrainer:
+        trainer = make_trainer(test=False, **options)
+        buffer, env = VectorReplayBuffer(100, 2), trainer.train_collector.env
+        trainer.train_collector = Collector(trainer.policy, env, buffer, reward_shaper=lambda rew: rew / 8)
+        return trainer
+
+    expected = uninterrupted(make)
+    stopped_at(make, 95, tmp_path)
+    assert_same(resumed(make, tmp_path), expected)
+    with pytest.raises(ValueError, match="reward_shaper"):
+        make_trainer(test=False).load(tmp_path)
 
 
 def test_recurrent_state_and_preprocessed_observations(tmp_path: Path) -> None:

@@ -31,15 +31,15 @@ OBJECT_BYTES = 200
 class SavedRows:
     """Which files hold the rows of a buffer, and how far it was written then.
 
-    :param rings: its pointers, none of whose rows are saved.
+    :param size: rows of the buffer.
     """
 
-    def __init__(self, rings: Rings) -> None:
+    def __init__(self, size: int) -> None:
         self.mark: np.ndarray | None = None
-        """How far the rings were written at the last save."""
+        """How far the buffer was written at the last save, see ``Rings.since``."""
         self.marked: list[np.ndarray] = []
         """Rows that have changed since without being written, see ``Storage.mark_changed``."""
-        self.owner = np.zeros(rings.total, np.int32)
+        self.owner = np.zeros(size, np.int32)
         """(size,) the segment that holds each row, 0: none."""
         self.segments: dict[int, dict[str, Entry]] = {}
         """The files of each segment, by its number, oldest first."""
@@ -52,7 +52,7 @@ class SavedRows:
 
     def note(self, rings: Rings) -> None:
         """All rows are saved."""
-        self.mark, self.marked = rings.since(self.mark)[1], []
+        self.mark, self.marked = rings.since(None)[1], []
 
     def are_there(self) -> bool:
         """Whether nobody has removed the files."""
@@ -75,7 +75,7 @@ def save_buffer(buffer: ReplayBuffer, folder: NewFolder, name: str) -> tuple[dic
     storage = _whole_storage(buffer)
     saved = storage.saved
     if saved is None or not saved.are_there():
-        saved = SavedRows(buffer._rings)
+        saved = SavedRows(storage.size)
     owner, number = saved.owner.copy(), max(saved.segments, default=0)
     fresh: dict[int, dict[str, Entry]] = {}
     for rows in _pieces(saved.changed(buffer._rings), storage):
@@ -212,7 +212,7 @@ def _read_rows(
 ) -> tuple[Storage, FinalObs | None, SavedRows]:
     storage = Storage(buffer.maxsize, buffer._obs_dtype)
     final = None if state["final"] is None else FinalObs(buffer.maxsize, buffer._rings.n, buffer._obs_dtype)
-    saved = SavedRows(buffer._rings)
+    saved = SavedRows(buffer.maxsize)
     saved.folder = folder.path
     layout = Batch(state["layout"])
     if dict(leaves(layout)):

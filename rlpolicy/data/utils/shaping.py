@@ -50,7 +50,8 @@ class ShapedRewards:
 
     def end(self, ids: np.ndarray) -> np.ndarray:
         """Returns of the episodes of these environments, (e,) or (e, agents), which then begin anew."""
-        assert self._returns is not None
+        if self._returns is None:  # nothing was stored yet
+            return np.zeros(len(ids))
         returns: np.ndarray = self._returns[ids]
         self._returns[ids] = 0.0
         return returns

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rlpolicy.env.worker.subproc import EnvProcess
+from rlpolicy.env.worker.process import EnvProcess
 
 logger = logging.getLogger(__name__)
 

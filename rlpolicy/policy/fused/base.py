@@ -218,8 +218,8 @@ class FusedUpdate(ABC):
     def speed_up(self, module: nn.Module, net: Mlp, finish: Callable[[Tensor], Any]) -> None:
         """Let calls of a module that record no gradients, as those of a collector, be computed by its flat twin.
 
-        They are so from :meth:`begin_acting` on. Copies and files of the module know nothing of it: this is torch's own
-        place for a module's compiled call.
+        They are so from :meth:`begin_acting` until :meth:`stop_acting`. Copies and files of the module know nothing of
+        it: this is torch's own place for a module's compiled call.
 
         :param finish: what the module returns besides the state, of the chain's output, (B, U), to be copied.
         """
@@ -232,14 +232,18 @@ class FusedUpdate(ABC):
         self._calls.append((module, call))
 
     def begin_acting(self) -> None:
-        """Put what :meth:`speed_up` has prepared to use; not before, as eager updates, too, call networks so."""
+        """Put what :meth:`speed_up` has prepared to use."""
         for module, call in self._calls:
             module._compiled_call_impl = call
 
-    def release(self) -> None:
-        """Leave the policy as it would be without; its parameters stay views."""
+    def stop_acting(self) -> None:
+        """Undo it, as for a wholly eager update: these, too, call networks without recording gradients."""
         for module, _ in self._calls:
             module._compiled_call_impl = None
+
+    def release(self) -> None:
+        """Leave the policy as it would be without; its parameters stay views."""
+        self.stop_acting()
         for trained in self.trained:
             trained.adam.release()
 

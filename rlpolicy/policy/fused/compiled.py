@@ -64,10 +64,8 @@ def compile_policy(
         try:
             update = kind(policy, kernel)
             update.again = partial(policy.compile, checks=checks, backend=backend)
-            if checks:
-                return Checked(update, checks)
             update.begin_acting()
-            return update
+            return Checked(update, checks) if checks else update
         except ValueError as error:
             reason = str(error)
     warnings.warn(f"compile() changes nothing, updates stay eager: {reason}", UserWarning, stacklevel=3)
@@ -77,7 +75,7 @@ def compile_policy(
 class Checked:
     """Computes the first updates in both ways; then steps aside for the fused one, or for none if they differed.
 
-    The eager result is the one that is kept.
+    The fused result is kept, so that a run does not depend on the number of checks, or the eager one if they differ.
     """
 
     def __init__(self, update: FusedUpdate, checks: int) -> None:
@@ -101,18 +99,18 @@ class Checked:
         """One update, in both ways."""
         policy, update = self.update.policy, self.update
         before, counters, generator = _clones(update.state()), _counters(policy), torch.get_rng_state()
-        update(Batch.wrap(dict(batch.__dict__)), buffer, indices)
-        fused = _clones(update.state())
+        ours = Batch.wrap(dict(batch.__dict__))
+        stats = update(ours, buffer, indices)
+        fused, counters_after = _clones(update.state()), _counters(policy)
         update.restore(before)
         policy.__dict__.update(counters)
         torch.set_rng_state(generator)
 
+        update.stop_acting()
         result = policy.process_fn(batch, buffer, indices)
-        stats = policy.learn(result)
-        batch.weight = result.weight
+        eager_stats = policy.learn(result)
         update.bind()
         differing = _differing(before, fused, update.state(), TOLERANCE[update.dtype])
-        self.left -= 1
         if differing:
             warnings.warn(
                 f"compile() is switched off: its update differs from the eager one in {differing}. "
@@ -122,9 +120,15 @@ class Checked:
             )
             policy._compiled = None
             update.release()
-        elif self.left == 0:
+            batch.weight = result.weight
+            return eager_stats
+        update.restore(fused)
+        policy.__dict__.update(counters_after)
+        update.begin_acting()
+        batch.weight = ours.weight
+        self.left -= 1
+        if self.left == 0:
             policy._compiled = update
-            update.begin_acting()
         return stats
 
 
@@ -144,6 +148,7 @@ def _differing(before: dict[str, Tensor], fused: dict[str, Tensor], eager: dict[
     for name, right in eager.items():
         moved = (right - before[name]).norm()
         error = (fused[name] - right).norm()
-        if not error <= tolerance * moved + 1e-7 * right.norm() and torch.isfinite(right).all():
+        both_diverged = not right.isfinite().all() and not fused[name].isfinite().all()
+        if not error <= tolerance * moved + 1e-7 * right.norm() and not both_diverged:
             return f"{name} (|difference| {error:.3g}, |change| {moved:.3g})"
     return ""

@@ -134,13 +134,19 @@ def test_each_of_the_first_updates_is_checked(backend: str, update: int, monkeyp
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
-def test_what_is_kept_of_a_checked_update_is_the_eager_one(backend: str, algorithm: str) -> None:
-    """To the last bit: weights, states, priorities, statistics, counters, random numbers, learning rates."""
-    options = OPTIONS[algorithm] | {"scheduled": True}
-    right = run(policy(algorithm, **options), buffer(algorithm, prioritized=True), 5)
-    made = policy(algorithm, **options).compile(backend=backend, checks=5)
-    assert_equal(run(made, buffer(algorithm, prioritized=True), 5), right, 0.0)
-    assert made.is_compiled
+def test_the_number_of_checks_changes_nothing(backend: str, algorithm: str) -> None:
+    """To the last bit: weights, states, priorities, statistics, counters, random numbers, learning rates, actions."""
+    results, actions = [], []
+    for checks in (0, 1, 5):
+        made = policy(algorithm, dtype=torch.float32, scheduled=True, **OPTIONS[algorithm])
+        made.compile(backend=backend, checks=checks)
+        torch.manual_seed(1)
+        actions.append(made.act(torch.linspace(-1, 1, 10).view(2, 5)))
+        results.append(run(made, buffer(algorithm, prioritized=True), 4))
+        assert made.is_compiled
+    for other, act in zip(results[1:], actions[1:], strict=True):
+        assert_equal(other, results[0], 0.0)
+        assert (act == actions[0]).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)

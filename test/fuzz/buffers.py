@@ -1,18 +1,13 @@
-"""Everything in rlpolicy that reads files, for the fuzz tests. A new format needs an entry in ``LOADERS``.
-
-Forgeries are files that are whole by their own account (seals and checksums fit) and still wrong.
-"""
+"""Files of buffers, for the fuzz tests."""
 
 import hashlib
 import io
 import json
-import os
 import pickle
 import struct
 import warnings
 import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -28,37 +23,7 @@ from rlpolicy.data.buffer.manager import PrioritizedReplayBufferManager
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.vecbuf import PrioritizedVectorReplayBuffer, VectorReplayBuffer
 
-Rng = np.random.Generator
-
-
-@dataclass(frozen=True)
-class Loader:
-    """Something that reads a file or a folder."""
-
-    name: str
-    write: Callable[[Path], dict[str, Any]]
-    """Writes examples (files or folders) into a folder; by name, what loading them must give."""
-    load: Callable[[Path], Any]
-    """Reads an example. The only errors that are allowed are ValueErrors that say what is wrong with the file."""
-    same: Callable[[Any, Any], bool]
-    """Is what was loaded exactly what was written?"""
-    reseal: Callable[[Path], None] | None = None
-    """Makes the checksum fit the content again: damage then reaches the parser behind it. None: there is none, or
-    what lies behind is not ours (the HDF5 library may crash)."""
-    forgeries: dict[str, tuple[Callable[[Path], None], str]] = field(default_factory=dict)
-    """Changes to the first example, and a pattern of the error that must come."""
-
-
-class Canary:
-    """Unpickling it leaves a trace."""
-
-    trace: Path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.trace),)
-
-
-# -- buffers -----------------------------------------------------------------------------------------------------------
+from .loader import Canary, Loader, same_tree
 
 
 def reward(achieved: np.ndarray, desired: np.ndarray) -> np.ndarray:
@@ -110,19 +75,6 @@ def buffers() -> list[Any]:
 
 
 KINDS = {type(buffer).__name__: type(buffer) for buffer in buffers()}
-
-
-def same_tree(a: Any, b: Any) -> bool:
-    """Equal values, dtypes and shapes, down to the last bit."""
-    if isinstance(a, Batch) and isinstance(b, Batch):
-        a, b = a.__dict__, b.__dict__
-    if isinstance(a, dict):
-        return isinstance(b, dict) and a.keys() == b.keys() and all(same_tree(a[key], b[key]) for key in a)
-    if isinstance(a, np.ndarray):
-        if not isinstance(b, np.ndarray) or a.dtype != b.dtype or a.shape != b.shape:
-            return False
-        return a.tolist() == b.tolist() if a.dtype == object else a.tobytes() == b.tobytes()
-    return type(a) is type(b) and bool(a == b)
 
 
 def _load_buffer(path: Path, method: str) -> Any:
@@ -407,6 +359,7 @@ LOADERS = [
         write=_write_buffers("save_hdf5"),
         load=lambda path: _load_buffer(path, "load_hdf5"),
         same=_same_buffers,
+        needs="h5py",
         forgeries=_forgeries(
             _forge_hdf5,
             external=(_external, "other files"),
@@ -421,5 +374,6 @@ LOADERS = [
         write=_write_buffers("save_hdf5", compression="gzip"),
         load=lambda path: _load_buffer(path, "load_hdf5"),
         same=_same_buffers,
+        needs="h5py",
     ),
 ]

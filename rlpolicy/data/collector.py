@@ -4,8 +4,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable
-from math import isfinite
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 import torch
@@ -18,14 +17,12 @@ from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.stats import CollectStats, CollectStatsBase
 from rlpolicy.data.types import Policy
 from rlpolicy.data.utils.converter import to_numpy
-from rlpolicy.data.utils.random_actions import sample_steps
-from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, stack_rows, take_rows, zero_rows
+from rlpolicy.data.utils.finite import are_finite, first_not_finite
+from rlpolicy.data.utils.random_actions import RandomActions
+from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, take_rows, zero_rows
 from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.utils.errors import InvalidArgument, NonFinite
-
-MAX_DRAWN = 1000
-"""Steps for which random actions are drawn at once."""
 
 __all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
 
@@ -43,17 +40,18 @@ class Ready(NamedTuple):
     """Recurrent state of the policy after the last step, leaves of shape (k, ...), or None."""
 
 
-class Outcome(NamedTuple):
-    """What one step of the environments brought."""
+Sent = tuple[np.ndarray, dict[str, Any], tuple[Any, ...]]
 
-    stored: int
-    """Transitions stored."""
-    ended: np.ndarray | None = None
-    """(e,) rows (of the ids that are ready next) whose episode ended; None when none did."""
-    ep_rew: np.ndarray | None = None
-    """Their returns, (e,) or (e, agents)."""
-    ep_len: np.ndarray | None = None
-    """Their lengths, (e,)."""
+
+class Ended(NamedTuple):
+    """Episodes that ended in one step of the environments."""
+
+    rows: np.ndarray
+    """(e,) rows of the ids that are ready next."""
+    returns: np.ndarray
+    """(e,) or (e, agents)."""
+    lens: np.ndarray
+    """(e,)"""
 
 
 class Collector:
@@ -105,11 +103,10 @@ class Collector:
         self.check_finite = check_finite
         self._shaped = None if reward_shaper is None else ShapedRewards(reward_shaper, self.env_num)
         self._hook_names = _parameter_names(preprocess_fn)
-        self._action_space = self.env.action_space
+        self._random = RandomActions(self.env.action_space)
         self._all = np.arange(self.env_num)
+        """``ids`` of a step of all environments is this very array."""
         self._ready: Ready | None = None
-        self._drawn: list[Any] = []
-        """Random actions for the next steps, the last step's first."""
         self._restarts_told = 0
         self.reset_stat()
 
@@ -184,8 +181,8 @@ class Collector:
 
     def _first_rows(self, ids: np.ndarray, rows: Any, info: Batch) -> tuple[Any, Batch]:
         """First observations and infos of episodes, checked and preprocessed."""
-        if self.check_finite:
-            self._require_finite("obs", rows, ids)
+        if self.check_finite and not are_finite(rows):
+            self._raise_not_finite(ids, obs=rows)
         if self.preprocess_fn is not None:
             changed = self._preprocess(obs=rows, info=info, env_id=ids)
             rows, info = changed.get("obs", rows), changed.get("info", info)
@@ -195,6 +192,8 @@ class Collector:
         if self._ready is None:
             self.reset_env()
         assert self._ready is not None
+        if self._ready.ids is not self._all and np.array_equal(self._ready.ids, self._all):
+            self._ready = self._ready._replace(ids=self._all)
         return self._ready
 
     # -- collecting -------------------------------------------------------------------------------------------------
@@ -232,21 +231,22 @@ class Collector:
         if n_episode is not None and not self._is_async and n_episode < len(ready.ids):
             ready = _take(ready, np.arange(n_episode))
         steps, episodes = 0, 0
-        self._at_step, self._drawn = self.collect_step, []
+        self._at_step = self.collect_step
+        self._random.clear()
         returns: list[Any] = []
         lens: list[Any] = []
         with torch.set_grad_enabled(not no_grad):
             while True:
                 left = (1 if n_step is None or self._is_async else n_step - steps) if random else 0
-                ready, outcome = self._step(ready, left, render, gym_reset_kwargs)
-                steps += outcome.stored
-                self._at_step += outcome.stored
-                if outcome.ended is not None:
-                    returns.append(outcome.ep_rew)
-                    lens.append(outcome.ep_len)
-                    episodes += len(outcome.ended)
+                ready, stored, ended = self._step(ready, left, render, gym_reset_kwargs)
+                steps += stored
+                self._at_step += stored
+                if ended is not None:
+                    returns.append(ended.returns)
+                    lens.append(ended.lens)
+                    episodes += len(ended.rows)
                     if n_episode is not None and not self._is_async and episodes < n_episode:
-                        ready = self._without_surplus(ready, outcome.ended, n_episode - episodes)
+                        ready = self._without_surplus(ready, ended.rows, n_episode - episodes)
                 if (n_step is not None and steps >= n_step) or (n_episode is not None and episodes >= n_episode):
                     break
         self._ready = ready
@@ -273,66 +273,69 @@ class Collector:
 
     def _step(
         self, ready: Ready, left: int, render: float | None, gym_reset_kwargs: dict[str, Any] | None
-    ) -> tuple[Ready, Outcome]:
-        """One step of the ready environments: act, step, store, reset those that finish."""
+    ) -> tuple[Ready, int, Ended | None]:
+        """One step of the ready environments: act, step, store, reset those that finish.
+
+        :param left: random actions, for a collect that lacks so many transitions; 0: the policy's.
+        :return: the environments that are ready next, the number of transitions stored, episodes that ended.
+        """
         frame, action = self._act(ready, left)
         ids, frame, results = self._send(ready.ids, frame, action)
-        state = frame.__dict__.pop("state", None)
+        state = frame.pop("state")
         fresh = getattr(self.env, "reset_rows", None)
         if fresh is None:
-            ready, outcome = self._store(ids, frame, results, state, render, gym_reset_kwargs)
+            ready, ended = self._store(ids, frame, results, state, render, gym_reset_kwargs)
+            stored = len(ids)
         else:
-            ready, outcome = self._store_some(fresh, ids, frame, results, state, render, gym_reset_kwargs)
-        if outcome.ended is not None and self.exploration_noise:
-            self._restart_noise(outcome.ended)
-        return ready, outcome
+            ready, ended = self._store_some(fresh, ids, frame, results, state, render, gym_reset_kwargs)
+            stored = len(ids) - int(np.count_nonzero(fresh))
+        if ended is not None and self.exploration_noise:
+            self._restart_noise(ended.rows)
+        return ready, stored, ended
 
     def _store(
         self,
         ids: np.ndarray,
-        frame: Batch,
+        frame: dict[str, Any],
         results: tuple[Any, ...],
         state: Any,
         render: float | None,
         gym_reset_kwargs: dict[str, Any] | None,
-    ) -> tuple[Ready, Outcome]:
+    ) -> tuple[Ready, Ended | None]:
         """Store what a step brought, and reset the environments that finish."""
         obs_next, rew, terminated, truncated, infos = results
         obs_next, info = as_rows(obs_next), self._info_columns(infos, ids)
-        if self.check_finite:
-            self._require_finite("obs_next", obs_next, ids)
-            self._require_finite("rew", rew, ids)
-        batch = frame.__dict__
+        if self.check_finite and not are_finite(obs_next, rew):
+            self._raise_not_finite(ids, obs_next=obs_next, rew=rew)
         done = np.logical_or(terminated, truncated)
-        batch["rew"], batch["done"] = rew, done
-        batch["terminated"], batch["truncated"] = terminated, truncated
-        batch["obs_next"], batch["info"] = obs_next, info
+        frame["rew"], frame["terminated"], frame["truncated"], frame["done"] = rew, terminated, truncated, done
+        frame["obs_next"], frame["info"] = obs_next, info
         if self.preprocess_fn is not None:
             names = ("obs_next", "rew", "done", "terminated", "truncated", "info", "policy", "act")
-            batch.update(self._preprocess(env_id=ids, **{name: batch[name] for name in names}))
-            obs_next, info = batch["obs_next"], batch["info"]
+            frame.update(self._preprocess(env_id=ids, **{name: frame[name] for name in names}))
+            obs_next, info = frame["obs_next"], frame["info"]
         if render:
             self.env.render()
             time.sleep(render)
         if self._shaped is not None:
-            self._shaped(ids, frame.__dict__)
-        _, ep_rew, ep_len, _ = self._buffer.add(frame, buffer_ids=ids)
+            self._shaped(ids, frame)
+        _, ep_rew, ep_len, _ = self._buffer.add(Batch.wrap(frame), buffer_ids=ids)
         if True not in done.tolist():
-            return Ready(ids, obs_next, info, state), Outcome(len(ids))
+            return Ready(ids, obs_next, info, state), None
         ended = np.flatnonzero(done)
         returns = ep_rew[ended] if self._shaped is None else self._shaped.end(ids[ended])
         obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
-        return Ready(ids, obs_next, info, state), Outcome(len(ids), ended, returns, ep_len[ended])
+        return Ready(ids, obs_next, info, state), Ended(ended, returns, ep_len[ended])
 
     def _store_some(
         self,
         fresh: np.ndarray,
         ids: np.ndarray,
-        frame: Batch,
+        frame: dict[str, Any],
         results: tuple[Any, ...],
         state: Any,
         *args: Any,
-    ) -> tuple[Ready, Outcome]:
+    ) -> tuple[Ready, Ended | None]:
         """:meth:`_store` for a step in which the environments of the rows ``fresh`` only began an episode.
 
         They could not do so earlier, or they broke and were replaced. Then the episode that was running has no last
@@ -348,68 +351,44 @@ class Collector:
         obs, info = self._first_rows(ids[began], rows[began], stack_dicts(list(results[4][began])))
         state = zero_rows(state, began)
         if not len(kept):
-            return Ready(ids, obs, info, state), Outcome(0)
+            return Ready(ids, obs, info, state), None
         parts = rows[kept], *(part[kept] for part in results[1:])
-        others, outcome = self._store(ids[kept], frame[kept], parts, None, *args)
-        if outcome.ended is not None:
-            ended = kept[outcome.ended]
-            outcome, state = outcome._replace(ended=ended), zero_rows(state, ended)
+        others, ended = self._store(ids[kept], Batch.wrap(frame)[kept].__dict__, parts, None, *args)
+        if ended is not None:
+            ended = ended._replace(rows=kept[ended.rows])
+            state = zero_rows(state, ended.rows)
         n = len(ids)
         obs = put_rows(spread_rows(obs, began, n), kept, others.obs)
-        return Ready(ids, obs, put_rows(spread_rows(info, began, n), kept, others.info), state), outcome
+        return Ready(ids, obs, put_rows(spread_rows(info, began, n), kept, others.info), state), ended
 
-    def _act(self, ready: Ready, left: int) -> tuple[Batch, Any]:
-        """What is stored of this step so far (obs, act, policy, state), and the action for the environments.
-
-        :param left: random actions, for about so many more transitions; 0: the policy's.
-        """
-        frame: dict[str, Any] = {"obs": ready.obs}
+    def _act(self, ready: Ready, left: int) -> tuple[dict[str, Any], Any]:
+        """What is known of this step so far (obs, act, policy, state), and the action for the environments."""
         if left:
-            if not self._drawn:
-                self._drawn = self._draw(ready.ids, left)
-            act = self._drawn.pop()
-            frame["policy"] = Batch.wrap({})
-        else:
-            batch = Batch.wrap({"obs": ready.obs, "info": ready.info})
-            result = self.policy(batch, ready.state)
-            act = result.act
-            act = act if type(act) is np.ndarray else to_numpy(act)
-            if self.exploration_noise:
-                act = self.policy.exploration_noise(act, batch)
-            extra = result.get("policy", None)
-            extra = Batch.wrap({}) if extra is None else extra
-            state = result.get("state", None)
-            if state is not None:
-                extra.hidden_state = state
-                frame["state"] = state
-            frame["policy"] = extra
-        if self.check_finite:
-            self._require_finite("act", act, ready.ids)
-        frame["act"] = act
-        return Batch.wrap(frame), self.policy.map_action(act)
+            act, action = self._random.next(self.policy, ready.ids, left)
+            return {"obs": ready.obs, "act": act, "policy": Batch.wrap({}), "state": None}, action
+        batch = Batch.wrap({"obs": ready.obs, "info": ready.info})
+        result = self.policy(batch, ready.state)
+        act = result.act
+        act = act if type(act) is np.ndarray else to_numpy(act)
+        if self.exploration_noise:
+            act = self.policy.exploration_noise(act, batch)
+        if self.check_finite and not are_finite(act):
+            self._raise_not_finite(ready.ids, act=act)
+        extra = result.get("policy", None)
+        extra = Batch.wrap({}) if extra is None else extra
+        state = result.get("state", None)
+        if state is not None:
+            extra.hidden_state = state
+        return {"obs": ready.obs, "act": act, "policy": extra, "state": state}, self.policy.map_action(act)
 
-    def _draw(self, ids: np.ndarray, left: int) -> list[Any]:
-        """Random actions of the environments in the steps that ``left`` transitions take; those of the last step first.
-
-        They are the ones that the action spaces would give step by step.
-        """
-        spaces = [self._action_space[i] for i in ids.tolist()]
-        count = min(-(-left // len(ids)), MAX_DRAWN)
-        steps = sample_steps(spaces, count) if count > 1 else None
-        if steps is not None:
-            act = to_numpy(self.policy.map_action_inverse(steps.reshape(-1, *steps.shape[2:])))
-            return list(act.reshape(*steps.shape[:2], *act.shape[1:]))[::-1]
-        act = self.policy.map_action_inverse(as_rows(stack_rows([space.sample() for space in spaces])))
-        return [as_rows(act) if isinstance(act, list) else to_numpy(act)]
-
-    def _send(self, ids: np.ndarray, frame: Batch, action: Any) -> tuple[np.ndarray, Batch, tuple[Any, ...]]:
+    def _send(self, ids: np.ndarray, frame: dict[str, Any], action: Any) -> Sent:
         """Step the environments: whose results these are, what they had been asked, and the results."""
         return ids, frame, self.env.step(action, None if ids is self._all else ids)
 
     @staticmethod
     def _info_columns(infos: Any, ids: np.ndarray) -> Batch:
         """The infos of a step as columns."""
-        items = list(infos)
+        items = infos.tolist() if isinstance(infos, np.ndarray) else list(infos)
         for info in items:
             if len(info) != 1 or "env_id" not in info:
                 return stack_dicts(items)
@@ -477,25 +456,17 @@ class Collector:
         changed = self.preprocess_fn(**given)
         return changed.__dict__ if isinstance(changed, Batch) else Batch(changed).__dict__
 
-    def _require_finite(self, key: str, value: Any, ids: np.ndarray) -> None:
-        """Raise when a float array (or tree of arrays) of one row per environment holds NaN or inf."""
-        if type(value) is np.ndarray:
-            if value.dtype.kind != "f":
-                return
-            # one dot product is the cheapest look at all numbers; an overflow of it is looked at again below
-            flat = value.ravel()
-            if isfinite(flat.dot(flat)):
-                return
-            bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
-            if bad.any():
-                row = int(np.flatnonzero(bad)[0])
-                raise NonFinite(
-                    f"{key} of environment {int(ids[row])} is not finite at step {self._at_step}: {value[row]}. "
-                    "Nothing of this step was stored; Collector(..., check_finite=False) switches the check off"
-                )
-        elif isinstance(value, Batch):
-            for name, inner in value.__dict__.items():
-                self._require_finite(f"{key}.{name}", inner, ids)
+    def _raise_not_finite(self, ids: np.ndarray, **values: Any) -> NoReturn:
+        """Say which of the values of the environments ``ids`` is not finite."""
+        places = (first_not_finite(name, value) for name, value in values.items())
+        name, row = next(place for place in places if place is not None)
+        value = values[name.partition(".")[0]]
+        for key in name.split(".")[1:]:
+            value = value[key]
+        raise NonFinite(
+            f"{name} of environment {int(ids[row])} is not finite at step {self._at_step}: {value[row]}. "
+            "Nothing of this step was stored; Collector(..., check_finite=False) switches the check off"
+        )
 
 
 class AsyncCollector(Collector):
@@ -519,15 +490,16 @@ class AsyncCollector(Collector):
         super().reset_env(gym_reset_kwargs)
         self._asked = None
 
-    def _send(self, ids: np.ndarray, frame: Batch, action: Any) -> tuple[np.ndarray, Batch, tuple[Any, ...]]:
+    def _send(self, ids: np.ndarray, frame: dict[str, Any], action: Any) -> Sent:
         """Step the ready environments; the results that come back may be those of others asked earlier."""
+        asked = Batch.wrap({key: value for key, value in frame.items() if value is not None})
         if self._asked is None:
-            self._asked = frame if len(ids) == self.env_num else spread_rows(frame, ids, self.env_num)
+            self._asked = asked if len(ids) == self.env_num else spread_rows(asked, ids, self.env_num)
         else:
-            self._asked = put_rows(self._asked, ids, frame)
+            self._asked = put_rows(self._asked, ids, asked)
         results = self.env.step(action, ids)
         back = np.array([info["env_id"] for info in results[4]], np.int64)
-        return back, self._asked[back], results
+        return back, {"state": None, **self._asked[back].__dict__}, results
 
 
 def _take(ready: Ready, rows: np.ndarray) -> Ready:

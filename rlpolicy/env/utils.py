@@ -189,9 +189,10 @@ def collate(ids: Sequence[int], results: Sequence[Any], stack_dicts: bool = Fals
 
 def tag_infos(ids: Sequence[int], infos: Iterable[dict[str, Any]]) -> NDArray[Any]:
     """Object array of infos with ``env_id`` added, in new dicts: an environment may reuse its own."""
-    return np.fromiter(
-        [{**info, "env_id": i} for i, info in zip(ids, infos, strict=True)], dtype=object, count=len(ids)
-    )
+    tagged = np.empty(len(ids), object)
+    for row, (i, info) in enumerate(zip(ids, infos, strict=True)):
+        tagged[row] = {**info, "env_id": i}
+    return tagged
 
 
 def checked_reset(result: Any) -> tuple[Any, dict[str, Any]]:

@@ -159,7 +159,8 @@ class BaseVectorEnv:
             asynchronous, n is the number of those that are done.
         :raises InvalidArgument: not as many actions as environments; an environment is still stepping.
         """
-        self._assert_is_not_closed()
+        if self.is_closed:
+            self._assert_is_not_closed()
         if self.is_async:
             return self._step_async(action, id)
         ids = self._all if id is None else wrap_ids(id, self.env_num)
@@ -286,7 +287,7 @@ class BaseVectorEnv:
         """Ids as a list; all of them open and none still stepping."""
         self._assert_is_not_closed()
         ids = self._wrap_id(id)
-        busy = [i for i in ids if i in self.waiting_id]
+        busy = [i for i in ids if i in self.waiting_id] if self.waiting_id else []
         if busy:
             raise InvalidArgument(f"environments {busy} are still stepping: fetch with step(None) first")
         return ids

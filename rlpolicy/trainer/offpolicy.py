@@ -37,13 +37,15 @@ class OffpolicyTrainer(BaseTrainer):
         super()._clear()
         # exact, so that 10 collects of 1 step at 0.1 make 1 update, and not 0 by rounding
         self._updates_per_step = Fraction(self.update_per_step).limit_denominator(1_000_000)
-        self._owed = Fraction(0)
+        self._owed = 0
+        """Updates due and not done, in units of 1 / the denominator."""
 
     def _own_state(self) -> dict[str, Any]:
-        return {"owed": [self._owed.numerator, self._owed.denominator]}
+        return {"owed": [self._owed, self._updates_per_step.denominator]}
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
-        self._owed = Fraction(*state["owed"])
+        numerator, denominator = state["owed"]
+        self._owed = numerator * self._updates_per_step.denominator // denominator
 
     def _collect(self, collector: Collector) -> CollectStats:
         return collector.collect(
@@ -71,9 +73,8 @@ class OffpolicyTrainer(BaseTrainer):
             return 0
         if self.gradient_steps_per_collect is not None:
             return self.gradient_steps_per_collect
-        self._owed += self._updates_per_step * steps
-        due = int(self._owed)
-        self._owed -= due
+        per_step = self._updates_per_step
+        due, self._owed = divmod(self._owed + per_step.numerator * steps, per_step.denominator)
         return due
 
 

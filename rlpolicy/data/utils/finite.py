@@ -1,0 +1,33 @@
+"""Whether observations, rewards and actions are finite numbers."""
+
+from math import isfinite
+from typing import Any
+
+import numpy as np
+
+from rlpolicy.data.batch import Batch
+
+
+def are_finite(*values: Any) -> bool:
+    """Whether no float array among the values (arrays, or Batches of such) holds NaN or inf; others count as finite."""
+    total = 0.0
+    for value in values:
+        if type(value) is not np.ndarray:
+            if isinstance(value, Batch) and not are_finite(*value.__dict__.values()):
+                return False
+        elif value.dtype.kind == "f":
+            flat = value if value.ndim == 1 else value.ravel()
+            total += float(flat.dot(flat))  # the cheapest look at all numbers
+    # a sum that has overflowed says nothing
+    return isfinite(total) or all(np.isfinite(v).all() for v in values if type(v) is np.ndarray and v.dtype.kind == "f")
+
+
+def first_not_finite(name: str, value: Any) -> tuple[str, int] | None:
+    """Where the first NaN or inf is: its dotted name, and its row; None when there is none."""
+    if isinstance(value, Batch):
+        found = (first_not_finite(f"{name}.{key}", inner) for key, inner in value.__dict__.items())
+        return next((place for place in found if place is not None), None)
+    if type(value) is not np.ndarray or value.dtype.kind != "f":
+        return None
+    bad = ~np.isfinite(value).reshape(len(value), -1).all(1)
+    return (name, int(np.flatnonzero(bad)[0])) if bad.any() else None

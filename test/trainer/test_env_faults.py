@@ -2,6 +2,7 @@
 
 import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -18,6 +19,7 @@ from gymnasium import spaces
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.collector import Collector
 from rlpolicy.env.venvs import ShmemVectorEnv, SubprocVectorEnv
+from rlpolicy.env.worker import supervisor
 from rlpolicy.policy.modelfree.dqn import DQNPolicy
 from rlpolicy.trainer.offpolicy import OffpolicyTrainer
 from rlpolicy.utils.net.common import Net
@@ -107,6 +109,8 @@ def check_buffer(buffer: VectorReplayBuffer) -> int:
 )
 def test_run_with_faults(kind: str, each: int, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """``each`` deaths (SIGKILL), hangs and exceptions: training ends, counts match, nothing is left behind."""
+    caplog.set_level(logging.WARNING, logger=supervisor.logger.name)
+    supervisor.logger.disabled = False  # as logging.config leaves loggers that were there before
     for n in range(each):
         for fault in (KILL, HANG, RAISE):
             (tmp_path / f"{n:02}.{fault}").touch()

@@ -92,6 +92,7 @@ def compiled(algorithm: str, backend: str, dtype: torch.dtype, **options: Any) -
     return policy(algorithm, dtype=dtype, **OPTIONS[algorithm]).compile(backend=backend, **options)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("wrong", "algorithm"), ALL)
 def test_a_wrong_kernel_is_caught(backend: str, wrong: str, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, memory = compiled(algorithm, backend, torch.float32), buffer(algorithm, prioritized=True)

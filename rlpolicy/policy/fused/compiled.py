@@ -109,7 +109,8 @@ class Checked:
         update.stop_acting()
         result = policy.process_fn(batch, buffer, indices)
         eager_stats = policy.learn(result)
-        update.bind()
+        for part in update.trained:
+            part.bind()  # also p.grad, which the eager update has replaced
         differing = _differing(before, fused, update.state(), TOLERANCE[update.dtype])
         if differing:
             warnings.warn(

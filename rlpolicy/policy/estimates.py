@@ -15,7 +15,7 @@ from torch import Tensor
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.policy.base import BasePolicy
-from rlpolicy.policy.qvalue import LaggedModel, of_action
+from rlpolicy.policy.qvalue import of_action
 from rlpolicy.policy.sequences import LearnsFromSequences, unscaled
 from rlpolicy.utils.net.inputs import output_and_state
 
@@ -65,7 +65,7 @@ def _remembered_values(policy: Any, buffer: ReplayBuffer, rows: Rows) -> Tensor:
     batch, _ = buffer.sequences_at(rows, length=1, burn_in=policy.burn_in)
     act = policy._trained(batch.act)
     batch.obs = policy.network_obs(batch.obs)
-    if isinstance(policy, LaggedModel):
+    if hasattr(policy, "model"):
         q = _of_choices(policy.model.on_features(policy._unroll("model", batch)), act)
         eps = getattr(policy, "value_rescaling", None)
         return q if eps is None else unscaled(q, eps)

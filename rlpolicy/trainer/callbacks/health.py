@@ -93,8 +93,8 @@ class HealthMonitor(Callback):
        networks fit their first data too well (Nikishin et al., arXiv:2205.07802).
 
     Where figures may stray for a moment, ranges must be left in several samples in a row. Off-policy policies of
-    rlpolicy give all figures. A policy of one's own has those of ``critic`` and ``critic2`` (obs, act), or of its method
-    ``action_values(buffer, rows)`` -> (B,). Lagging copies are found by their name, "<net>_old"; hidden units by the
+    rlpolicy give all figures. A policy of one's own has those of `critic` and `critic2` (obs, act), or of its method
+    `action_values(buffer, rows)` -> (B,). Lagging copies are found by their name, "<net>_old"; hidden units by the
     activation modules of torch. The gradients of a compiled policy are those that its own Adam got.
 
     :param every_updates: updates between two samples.

@@ -1,5 +1,6 @@
 """What :class:`~rlpolicy.trainer.callbacks.health.HealthMonitor` measures: of weights, activations, values, actions."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -82,12 +83,13 @@ def weights_of(net: nn.Module) -> list[Tensor]:
 def norm(tensors: list[Tensor]) -> float:
     """Joint L2 norm; 0 of none. Waits for the device."""
     norms = [n.float() for n in torch._foreach_norm(tensors)] if tensors else []
-    return float(torch.stack(norms).norm()) if norms else 0.0
+    return torch.stack(norms).norm().item() if norms else 0.0
 
 
 def size(tensors: list[Tensor]) -> float:
     """Joint L2 norm, at least that of weights of 0.03: layers may begin near 0, and are not to be measured by that."""
-    return max(norm(tensors), USUAL_WEIGHT * sum(p.numel() for p in tensors) ** 0.5)
+    count = sum(p.numel() for p in tensors)
+    return max(norm(tensors), USUAL_WEIGHT * math.sqrt(count))
 
 
 def distance(ours: list[Tensor], theirs: list[Tensor]) -> float:

@@ -21,6 +21,9 @@ def follow_steps(
     :return: R, the discounted reward; f, gamma to the number of steps, and 0 behind termination; the rows of the last
         steps; each (B,).
     """
+    if n_step == 1:  # most often: there is nothing to follow
+        terminated = np.asarray(buffer.terminated[indices], np.bool_)
+        return np.asarray(buffer.rew[indices], np.float64), gamma * ~terminated, np.asarray(indices)
     rows = [np.asarray(indices)]
     going = np.ones((n_step, len(indices)), np.bool_)
     for k in range(1, n_step):

@@ -103,8 +103,6 @@ def test_a_wrong_kernel_is_caught(backend: str, wrong: str, algorithm: str, monk
     ) as said:
         result = run(made, memory, 5)
     said = [each for each in said if each.category is UserWarning]  # not of objects that are collected meanwhile
-        warning for warning in said if warning.category is UserWarning
-    ]  # not of objects that are collected meanwhile
     assert len(said) == 1
     assert said[0].filename == str(Path(__file__).parent / "pairs.py"), "the warning points at the caller of update()"
     assert not made.is_compiled

@@ -42,7 +42,8 @@ def action_values(policy: Any, buffer: ReplayBuffer, rows: Rows) -> Tensor | Non
     if own is not None:
         return own(buffer, rows).detach().flatten()
     if isinstance(policy, LearnsFromSequences):
-        return _remembered_values(policy, buffer, rows)
+        nets = [net for name in ("model", "critic") if (net := getattr(policy, name, None)) is not None]
+        return _remembered_values(policy, buffer, rows) if all(hasattr(net, "on_features") for net in nets) else None
     batch, act = Batch(obs=buffer.get(rows, "obs"), info=Batch()), buffer.get(rows, "act", stack_num=1)
     if hasattr(policy, "compute_q_value"):
         result = cast(BasePolicy[Any], policy)(batch)

@@ -95,7 +95,8 @@ class HealthMonitor(Callback):
     Where figures may stray for a moment, ranges must be left in several samples in a row. Off-policy policies of
     rlpolicy give all figures. A policy of one's own has those of `critic` and `critic2` (obs, act), or of its method
     `action_values(buffer, rows)` -> (B,). Lagging copies are found by their name, "<net>_old"; hidden units by the
-    activation modules of torch. The gradients of a compiled policy are those that its own Adam got.
+    activation modules of torch. If a policy cannot be asked for actions or values, that is logged once, and the other
+    figures go on. The gradients of a compiled policy are those that its own Adam got.
 
     :param every_updates: updates between two samples.
     :param rows: transitions that values, actions and units are looked at with.
@@ -131,6 +132,7 @@ class HealthMonitor(Callback):
         self._counts: deque[tuple[int, int]] = deque()
         self._marks: deque[Any] = deque()
         self._rng = np.random.default_rng(0)
+        self._cannot_ask = False
 
     # -- hooks --------------------------------------------------------------------------------------------------------
 
@@ -160,8 +162,14 @@ class HealthMonitor(Callback):
         buffer = trainer.buffer if trainer.train_collector is None else trainer.train_collector.buffer
         if buffer is not None:
             rows = self._recent(buffer)
-            if len(rows):
-                self._measure_values(policy, buffer, rows, nets)
+            if len(rows) and not self._cannot_ask:
+                try:
+                    self._measure_values(policy, buffer, rows, nets)
+                except Exception as error:  # a policy of somebody's own; a monitor must not end the run
+                    self._cannot_ask = True
+                    logger.warning(
+                        "health: actions and values of %s cannot be asked for: %r", type(policy).__name__, error
+                    )
         self._keep_weights(policy, step)
         self._judge(trainer, step)
         trainer.logger.write("health/gradient_step", step, {f"health/{k}": v for k, v in self.figures.items()})

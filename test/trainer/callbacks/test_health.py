@@ -406,6 +406,14 @@ def test_a_policy_that_is_not_known_gives_what_can_be_told(parts: Parts, make_co
     assert "q" not in monitor.figures
 
 
+def test_a_policy_that_cannot_be_asked_does_not_end_the_run(parts: Parts, make_ddpg: Any) -> None:
+    policy, monitor = make_ddpg(), HealthMonitor(every_updates=2, rows=4)
+    policy.action_values = lambda buffer, rows: 1 / 0
+    OffpolicyTrainer(**parts(policy, test=False, max_epoch=1), callbacks=[monitor]).run()
+    assert monitor.figures["update_ratio/critic"] > 0.0
+    assert "q" not in monitor.figures
+
+
 @pytest.mark.parametrize(
     "options", [{"every_updates": 0}, {"rows": 0}, {"ranges": {"nonsense": (0, 1)}}, {"ranges": {"q": (0.0, 1.0)}},
                 {"ranges": {"dormant": (1.0, 0.0)}}]

@@ -23,7 +23,6 @@ from rlpolicy.policy.multiagent.team import (
     Aggregate,
     Rewards,
     TeamObs,
-    agent_terminated,
     joined_state,
     look_ahead,
     own_steps,
@@ -31,6 +30,7 @@ from rlpolicy.policy.multiagent.team import (
     sequence_targets,
     stays,
     team_obs,
+    whose_end,
 )
 from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.qvalue import LaggedModel, ModelName, as_action, require_learning_options
@@ -230,12 +230,14 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
 
         :param batch: of ``buffer.sample``, or ``buffer.sample_sequences``.
         """
-        batch.returns = self._sequence_targets(batch) if self.is_recurrent else self._targets(buffer, indices)
+        batch.returns = (
+            self._sequence_targets(batch) if self.is_recurrent else self._targets(batch, buffer, indices)
+        )
         return batch
 
-    def _targets(self, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Tensor:
+    def _targets(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Tensor:
         ahead = look_ahead(buffer, indices, self.rewards, self.n_agents, self.gamma, self.n_step)
-        value = self._value_after(rows_after(buffer, ahead.last))
+        value = self._value_after(batch if self.n_step == 1 else rows_after(buffer, ahead.last))
         if (ahead.own_last != ahead.last[:, None]).any():  # of agents that were cut off before the others
             own = [self._value_after(rows_after(buffer, ahead.own_last[:, a]))[:, a] for a in range(self.n_agents)]
             value = torch.stack(own, dim=1)
@@ -243,23 +245,30 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
         return rew + factor * value
 
     def _sequence_targets(self, batch: Batch) -> Tensor:
-        value = self._value_after(batch)
-        columns = Batch({key: cut(batch[key], slice(self.burn_in, None)) for key in ("obs", "obs_next", "info")})
-        rew, real, terminated = (np.asarray(batch[key])[:, self.burn_in :] for key in ("rew", "mask", "terminated"))
-        alive = team_obs(columns.obs).alive
-        own = self.rewards(rew, alive, (*real.shape, self.n_agents))
-        real, ended = own_steps(real, terminated, None if self.rewards.of_team else columns, own.shape[-1])
-        return sequence_targets(own, real, ended, value, self.gamma, self.n_step)
+        obs, obs_next, info, rew, real, terminated = (
+            cut(batch[key], slice(self.burn_in, None))
+            for key in ("obs", "obs_next", "info", "rew", "mask", "terminated")
+        )
+        alive = team_obs(obs).alive
+        rew = self.rewards(rew, alive, (*real.shape, self.n_agents))
+        lives = (None, None) if self.rewards.of_team else (alive, whose_end(info, team_obs(obs_next)))
+        real, ended = own_steps(real, terminated, *lives, rew.shape[-1])
+        return sequence_targets(rew, real, ended, self._value_after(batch), self.gamma, self.n_step)
 
     @torch.no_grad()
     def _value_after(self, batch: Batch) -> Tensor:
         """Q'_tot, or Q'_a(o'_a, u*_a), of the observations after M steps, or after the trained ones of sequences: (M, K)."""
         old, double = ("model_old", self.is_double) if self._target else ("model", False)
-        then = self._trained_team(batch.obs_next)
+        now, then, info = (self._steps(batch[key]) for key in ("obs", "obs_next", "info"))
+        after = team_obs(then)
         q_old = self._q(old, batch, after=True)
-        best = self._greedy(self._q("model", batch, after=True) if double else q_old, self._allowed(then.mask))
-        present = stays(self._trained_team(batch.obs), self._terminated(batch), then)
-        return self._mixed(old, _taken(q_old, best), then._replace(alive=present))
+        best = self._greedy(self._q("model", batch, after=True) if double else q_old, self._allowed(after.mask))
+        present = stays(team_obs(now), whose_end(info, after))
+        return self._mixed(old, _taken(q_old, best), after._replace(alive=present))
+
+    def _steps(self, column: Any) -> Any:
+        """A column's entries of the M steps: leaves (B, ...), or of sequences (B, T, ...), -> (M, ...)."""
+        return self._trained(column) if self.is_recurrent else column
 
     def _q(self, name: str, batch: Batch, after: bool = False) -> Tensor:
         """The agents' values of all actions, (M, N, n), before or after the steps."""
@@ -272,14 +281,6 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
     def _unroll(self, name: str, batch: Batch, after: bool = False) -> Tensor:
         seen = {key: team_obs(batch[key]).obs for key in ("obs", "obs_next")}
         return super()._unroll(name, Batch.wrap({**seen, "state": batch.state, "mask": batch.mask}), after)
-
-    def _trained_team(self, obs: Any) -> TeamObs:
-        team = team_obs(obs)
-        return TeamObs(*(self._trained(part) for part in team)) if self.is_recurrent else team
-
-    def _terminated(self, batch: Batch) -> Any:
-        found = agent_terminated(batch)
-        return self._trained(found) if self.is_recurrent else found
 
     def _mixed(self, name: str, q: Tensor, team: TeamObs) -> Tensor:
         """The team's value, or with "iql" the agents', (M, K), of values (M, N); agents that are not alive count as 0."""
@@ -296,10 +297,9 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
         :param batch: of :meth:`process_fn`; perhaps with ``weight`` (B,); afterwards ``weight`` holds new priorities.
         """
         self._before_step()
-        now = self._trained_team(batch.obs)
+        now = team_obs(self._steps(batch.obs))
         # L = Σ w c ℓ(y - Q_tot) / Σ c          c: 1 for steps that are real, with "iql" for agents that are alive, else 0
-        act = self._trained(batch.act) if self.is_recurrent else batch.act
-        q = self._mixed("model", _taken(self._q("model", batch), act), now)
+        q = self._mixed("model", _taken(self._q("model", batch), self._steps(batch.act)), now)
         y, c = batch.returns, self._counts(batch, now, q)
         loss_fn = F.huber_loss if self.clip_loss_grad else F.mse_loss
         weighted = c * loss_fn(q, y, reduction="none")

@@ -125,10 +125,11 @@ def look_ahead(
     An agent's own return ends with its own life, that of a team with the episode.
     """
     rows, going = steps_ahead(buffer, indices, n_step)
-    steps = rows_after(buffer, rows)
-    rew = rewards(buffer.rew[rows], team_obs(steps.obs).alive, (*rows.shape, n_agents))
+    alive = _column(buffer.obs, "alive", rows)
+    rew = rewards(buffer.rew[rows], alive, (*rows.shape, n_agents))
     k = rew.shape[-1]
-    mine, ended = own_steps(going, np.asarray(buffer.terminated[rows], np.bool_), None if rewards.of_team else steps, k)
+    gone = None if rewards.of_team else _gone(buffer, rows)
+    mine, ended = own_steps(going, buffer.terminated[rows], None if rewards.of_team else alive, gone, k)
     mine[0] = True  # what an agent that is not alive gets, nobody looks at
     total, factor = nstep_return(rew.reshape(n_step, -1), mine.reshape(n_step, -1), gamma)
     at = mine.sum(axis=0) - 1, np.arange(len(indices))[:, None]  # (B, K): the last step of each
@@ -137,24 +138,19 @@ def look_ahead(
     return Ahead(total.reshape(-1, k), np.where(is_over, 0.0, factor.reshape(-1, k)), rows[-1], own_last)
 
 
-def own_steps(real: BoolArray, terminated: BoolArray, steps: Batch | None, k: int) -> tuple[BoolArray, BoolArray]:
+def own_steps(real: Any, terminated: Any, alive: Any, gone: Any, k: int) -> tuple[BoolArray, BoolArray]:
     """Which steps belong to each of the K returns, and with which of them no value follows any more, (..., K).
 
     :param real: (...), steps that were recorded, of one episode.
     :param terminated: (...), of the episode.
-    :param steps: see :func:`rows_after`, leaves (..., N, ...), when each agent's life ends by itself; None: with the
-        episode.
+    :param alive: (..., N), who takes part in each step, where each agent has its own return; None: all.
+    :param gone: (..., N), whose life has ended with it, see :func:`whose_end`; None: nobody's.
     """
-    mine, ended = (np.repeat(x.astype(np.bool_)[..., None], k, axis=-1) for x in (real, terminated))
-    if steps is not None:
-        now, then = team_obs(steps.obs), team_obs(steps.obs_next)
-        if now.alive is not None:
-            mine &= np.asarray(now.alive, np.bool_)
-        gone = agent_terminated(steps)
-        if gone is None and then.alive is not None:
-            gone = ~np.asarray(then.alive, np.bool_)
-        if gone is not None:
-            ended |= np.asarray(gone, np.bool_)
+    mine, ended = (np.repeat(np.asarray(x, np.bool_)[..., None], k, axis=-1) for x in (real, terminated))
+    if alive is not None:
+        mine &= np.asarray(alive, np.bool_)
+    if gone is not None:
+        ended |= gone
     return mine, ended
 
 
@@ -164,23 +160,37 @@ def rows_after(buffer: ReplayBuffer, rows: NDArray[np.int64]) -> Batch:
     return Batch.wrap({**found, "info": buffer.get(rows, "info", Batch(), stack_num=1)})
 
 
-def agent_terminated(steps: Batch) -> Any:
-    """Whose life has ended by the task's rules, (..., N), as the environment says; None: it says nothing."""
-    info = steps.get("info", None)
-    return info.agent_terminated if isinstance(info, Batch) and "agent_terminated" in info else None
+def whose_end(info: Any, then: TeamObs) -> Any:
+    """Whose life has ended by the task's rules with a step or before, (..., N); None: that is not known of anybody.
+
+    As ``info.agent_terminated`` says; without it, of agents that are not alive after the step.
+    """
+    if isinstance(info, Batch) and "agent_terminated" in info:
+        return np.asarray(info.agent_terminated, np.bool_)
+    return None if then.alive is None else ~np.asarray(then.alive, np.bool_)
 
 
-def stays(now: TeamObs, terminated: Any, then: TeamObs) -> Any:
+def _gone(buffer: ReplayBuffer, rows: NDArray[np.int64]) -> Any:
+    terminated = _column(getattr(buffer, "info", None), "agent_terminated", rows)
+    if terminated is not None or _column(buffer.obs, "alive", rows[:0]) is None:
+        return terminated
+    return whose_end(None, team_obs(buffer.get(rows, "obs_next", stack_num=1)))
+
+
+def _column(tree: Any, key: str, rows: NDArray[np.int64]) -> Any:
+    return tree[key][rows] if isinstance(tree, Batch) and key in tree else None
+
+
+def stays(now: TeamObs, gone: Any) -> Any:
     """Whose values count in the target after a step, (..., N): of agents that took part in it and whose life goes on.
 
     An agent that was only cut off, as by a time limit, is among them. None: all.
 
-    :param terminated: see :func:`agent_terminated`.
+    :param gone: see :func:`whose_end`.
     """
-    if terminated is None and then.alive is None:
+    if gone is None:
         return now.alive
-    goes_on = np.asarray(then.alive, np.bool_) if terminated is None else ~np.asarray(terminated, np.bool_)
-    return goes_on if now.alive is None else goes_on & np.asarray(now.alive, np.bool_)
+    return ~gone if now.alive is None else ~gone & np.asarray(now.alive, np.bool_)
 
 
 def sequence_targets(

@@ -22,7 +22,7 @@ def follow_steps(
         steps; each (B,).
     """
     rows, going = steps_ahead(buffer, indices, n_step)
-    rew_sum, factor = nstep_return(np.asarray(buffer.rew)[rows], going, gamma)
+    rew_sum, factor = nstep_return(buffer.rew[rows], going, gamma)
     factor *= ~np.asarray(buffer.terminated[rows[-1]], np.bool_)
     return rew_sum, factor, rows[-1]
 

@@ -31,14 +31,16 @@ class Args:
     """qmix, vdn or iql: how the agents' values make the team's"""
     seed: int = 0
     """of everything random"""
-    epochs: int = 20
+    epochs: int = 10
     """tests"""
     steps_per_epoch: int = 10_000
     """environment steps between two tests"""
-    share: bool = True
-    """one network for all agents"""
-    local_ratio: float = 0.5
+    share: bool = False
+    """one network for all agents, in place of one each"""
+    local_ratio: float = 0.0
     """weight of an agent's own collisions in its reward; the rest is the team's: distances of landmarks to agents"""
+    final_episodes: int = 500
+    """of the test after training, and of the random team"""
     lr: float = 5e-4
     """learning rate"""
     logdir: str = "runs/simple_spread"
@@ -70,20 +72,23 @@ def main(args: Args) -> None:
         logger=JSONLLogger(str(Path(args.logdir) / f"{args.mixer}_{args.seed}.jsonl")),
     )  # fmt: skip
     print(info)
+    final = Collector(policy.eval(), test_envs).collect(n_episode=args.final_episodes)
+    returns = policy.team_return(final.returns)
+    print(f"{args.mixer}, seed {args.seed}: {returns.mean():.2f} ± {returns.std():.2f} in {len(returns)} episodes")
 
 
-def random_team(args: Args, episodes: int = 500) -> np.ndarray:
+def random_team(args: Args) -> np.ndarray:
     """Team returns of random actions."""
     env, returns = make_env(args), []
     env.action_space.seed(args.seed)
-    for i in range(episodes):
+    for i in range(args.final_episodes):
         env.reset(seed=args.seed + i)
         returns.append(sum(env.step(env.action_space.sample())[1].mean() for _ in range(25)))
     return np.array(returns)
 
 
 if __name__ == "__main__":
-    given = parse_args(Args)
-    chance = random_team(given)
-    print(f"random team: {chance.mean():.2f} ± {chance.std():.2f}")
-    main(given)
+    arguments = parse_args(Args)
+    chance = random_team(arguments)
+    print(f"random team: {chance.mean():.2f} ± {chance.std():.2f}", flush=True)
+    main(arguments)

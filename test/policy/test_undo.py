@@ -45,7 +45,7 @@ def snapshot(policy: Any) -> Any:
 
 
 @pytest.mark.parametrize("before", [0, 3])
-@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+@pytest.mark.parametrize("name", sorted(zoo.ZOO | zoo.TEAMS))
 def test_an_update_that_is_taken_back_never_was(name: str, before: int) -> None:
     """``before`` 0: optimisers have no state yet."""
     policy, buffer = zoo.make(name), filled(name)

@@ -49,11 +49,11 @@ def joined_state(team: TeamObs) -> Tensor:
     """The state, (B, S): that of the environment, else the observations of all agents that are alive, in one row."""
     if team.state is not None:
         return torch.as_tensor(team.state).flatten(1)
-    leaves = _leaves(team.obs)
+    leaves = [leaf.flatten(2) if leaf.dim() > 2 else leaf.unsqueeze(2) for leaf in _leaves(team.obs)]
+    joined = torch.cat(leaves, dim=2) if len(leaves) > 1 else leaves[0]
     if team.alive is not None:
-        alive = torch.as_tensor(team.alive)
-        leaves = [leaf * alive.to(leaf).view(*alive.shape, *[1] * (leaf.dim() - 2)) for leaf in leaves]
-    return torch.cat([leaf.flatten(1) for leaf in leaves], dim=1)
+        joined = joined * torch.as_tensor(team.alive, device=joined.device).to(joined).unsqueeze(2)
+    return joined.flatten(1)
 
 
 def _leaves(tree: Any) -> list[Tensor]:

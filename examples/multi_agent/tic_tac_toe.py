@@ -78,9 +78,9 @@ def main(args: Args) -> list[np.ndarray]:
     envs = DummyVectorEnv([make_env for _ in range(10)])
     train = Collector(manager, envs, VectorReplayBuffer(40_000, 10), exploration_noise=True)
     info = offpolicy_trainer(
-        manager, train, None, max_epoch=args.epochs, step_per_epoch=args.steps_per_epoch, step_per_collect=10, episode_per_test=1,
-        batch_size=128, update_per_step=0.2, learning_starts=1_000, seed=args.seed, train_fn=next_opponent,
-        reward_metric=lambda returns: returns[:, 0], verbose=False,
+        manager, train, None, max_epoch=args.epochs, step_per_epoch=args.steps_per_epoch, step_per_collect=10,
+        episode_per_test=1, batch_size=128, update_per_step=0.2, learning_starts=1_000, seed=args.seed,
+        train_fn=next_opponent, reward_metric=lambda returns: returns[:, 0], verbose=False,
     )  # fmt: skip
     print(info)
     results = [against_random(dqn, seat, args) for seat in (0, 1)]

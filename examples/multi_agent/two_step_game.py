@@ -69,7 +69,8 @@ def train(args: Args) -> tuple[MixedQPolicy, float]:
         action_space=TwoStepGame.action_space, observation_space=TwoStepGame.observation_space,
         target_update_freq=100, exploration_noise=EpsilonGreedy(1.0),
     )  # fmt: skip
-    collector = Collector(policy, DummyVectorEnv([TwoStepGame] * 4), VectorReplayBuffer(4_000, 4), exploration_noise=True)
+    envs = DummyVectorEnv([TwoStepGame] * 4)
+    collector = Collector(policy, envs, VectorReplayBuffer(4_000, 4), exploration_noise=True)
     info = offpolicy_trainer(
         policy, collector, Collector(policy, DummyVectorEnv([TwoStepGame])), max_epoch=1, step_per_epoch=args.steps,
         step_per_collect=4, episode_per_test=1, batch_size=64, update_per_step=0.5, seed=args.seed, verbose=False,
@@ -86,7 +87,7 @@ def joint_values(policy: MixedQPolicy) -> np.ndarray:
         q = policy(Batch(obs=obs, info=Batch())).logits  # (3, agents, actions)
         pairs = torch.stack((q[:, 0].repeat_interleave(2, 1), q[:, 1].repeat(1, 2)), dim=2).flatten(0, 1)
         mixed = policy.model.mixer(pairs, np.repeat(obs.reshape(3, -1), 4, axis=0))
-    return mixed.view(3, 2, 2, -1).squeeze(-1).numpy()
+    return np.asarray(mixed.view(3, 2, 2, -1).squeeze(-1))
 
 
 if __name__ == "__main__":

@@ -75,7 +75,7 @@ class PettingZooEnv(gym.Env[Any, Any]):
         observation, _, _, _, info = self.env.last()
         return self._obs(observation), self._info(info)
 
-    def step(self, action: Any) -> tuple[Obs, list[float], bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
         """The action of the agent whose turn it is: (obs of the next one, rewards, terminated, truncated, info)."""
         self.env.step(action)
         self.rewards = [float(self.env.rewards.get(agent, 0.0)) for agent in self.agents]
@@ -138,16 +138,16 @@ class ParallelPettingZooEnv(gym.Env[Any, Any]):
     :class:`~rlpolicy.policy.multiagent.mixed_q.MixedQPolicy`.
 
     :param env: such an environment, e.g. ``simple_spread_v3.parallel_env()``.
-    :param with_state: give ``state``; None: if the environment has ``state()``. Without it the observations of all agents
-        are the state that a mixer gets.
+    :param with_state: give ``state``; None: if the environment has ``state()``. Without it the observations of all
+        agents are the state that a mixer gets.
     :raises TypeError: agents act one after the other, or a kind of space that has no such arrays.
     """
 
     def __init__(self, env: Any, with_state: bool | None = None) -> None:
         if hasattr(env, "agent_iter"):
             raise TypeError(
-                f"ParallelPettingZooEnv takes a ParallelEnv, got {type(env).__name__}: use the environment's parallel_env(), "
-                "pettingzoo.utils.conversions.aec_to_parallel, or PettingZooEnv"
+                f"ParallelPettingZooEnv takes a ParallelEnv, got {type(env).__name__}: use the environment's "
+                "parallel_env(), pettingzoo.utils.conversions.aec_to_parallel, or PettingZooEnv"
             )
         self.env = env
         self.agents: list[Any] = list(env.possible_agents)
@@ -198,7 +198,7 @@ class ParallelPettingZooEnv(gym.Env[Any, Any]):
         observations, infos = self._begin(seed, options)
         return self._obs(observations, infos), self._info(infos)
 
-    def step(self, action: Any) -> tuple[Obs, NDArray[np.float64], bool, bool, dict[str, Any]]:
+    def step(self, action: Any) -> tuple[Obs, Any, bool, bool, dict[str, Any]]:
         """One step of all agents that take part.
 
         :param action: (N,), or (N, A) for Box actions.
@@ -224,7 +224,7 @@ class ParallelPettingZooEnv(gym.Env[Any, Any]):
 
     def _obs(self, observations: Mapping[Any, Any], infos: Mapping[Any, Any]) -> Obs:
         """The arrays of what each agent that still sees something sees."""
-        seen = np.zeros(self._obs_space.shape, self._obs_space.dtype)  # type: ignore[arg-type]
+        seen = np.zeros(self._obs_space.shape, self._obs_space.dtype)
         mask = None if self._limits is None else np.zeros_like(self._limits)
         for i, agent in enumerate(self.agents):
             observation = observations.get(agent)
@@ -234,7 +234,7 @@ class ParallelPettingZooEnv(gym.Env[Any, Any]):
             if isinstance(observation, Mapping) and "action_mask" in observation:
                 observation, allowed = observation["observation"], observation["action_mask"]
             part = np.asarray(observation)
-            seen[(i, *map(slice, part.shape))] = part
+            seen[(i, *(slice(size) for size in part.shape))] = part
             if mask is not None and self._limits is not None and self._alive[i]:
                 mask[i] = self._limits[i]
                 if allowed is not None:
@@ -247,8 +247,11 @@ class ParallelPettingZooEnv(gym.Env[Any, Any]):
         return obs
 
     def _info(self, infos: Mapping[Any, Any]) -> dict[str, Any]:
-        said = {agent: {key: value for key, value in info.items() if key != "action_mask"} for agent, info in infos.items()}
-        return {"agent_terminated": self._terminated.copy(), **{agent: info for agent, info in said.items() if info}}
+        said: dict[Any, Any] = {"agent_terminated": self._terminated.copy()}
+        for agent, info in infos.items():
+            if any(key != "action_mask" for key in info):
+                said[agent] = {key: value for key, value in info.items() if key != "action_mask"}
+        return said
 
     def render(self) -> Any:
         """What the environment renders."""
@@ -272,7 +275,7 @@ def _joint_box(of_agents: list[spaces.Space[Any]]) -> spaces.Box:
     dtype = np.result_type(*(box.dtype for box in boxes))
     low, high = np.zeros((len(boxes), *shape), dtype), np.zeros((len(boxes), *shape), dtype)
     for i, box in enumerate(boxes):
-        place = (i, *map(slice, box.shape))
+        place = (i, *(slice(size) for size in box.shape))
         low[place], high[place] = np.minimum(box.low, 0), np.maximum(box.high, 0)  # zeros stand for those that are gone
     return spaces.Box(low, high, dtype=dtype.type)
 

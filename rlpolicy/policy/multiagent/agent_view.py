@@ -1,8 +1,8 @@
 """A buffer of a game in turns, as one of its players sees it.
 
-Rows of such a buffer are decisions of different agents, one after the other. What an agent's decision led to shows only
-when it is asked again: until then the others act. Here a row stands for all that happened from there to the agent's next
-decision, so that rewards are its own, and the observation that follows is one of its own.
+Rows of such a buffer are decisions of different agents, one after the other. What an agent's decision led to shows
+only when it is asked again: until then the others act. Here a row stands for all that happened from there to the
+agent's next decision, so that rewards are its own, and the observation that follows is one of its own.
 
 Shapes: B rows.
 """
@@ -20,16 +20,18 @@ Rows = NDArray[np.int64]
 
 
 def own_obs(obs: Batch) -> Any:
-    """What a policy of one agent gets of observations with ``agent_id, obs`` and perhaps ``mask``: all of it where there
-    is a mask, else ``obs`` alone."""
+    """What a policy of one agent gets of observations with ``agent_id, obs`` and perhaps ``mask``.
+
+    All of it where there is a mask, else ``obs`` alone.
+    """
     return obs.obs if "mask" not in obs and "obs" in obs else obs
 
 
 class AgentView:
-    """The part of a buffer that belongs to one agent; rows keep their numbers. Whatever is not told here is the buffer's.
+    """The part of a buffer that belongs to one agent; rows keep their numbers. What is not told here is the buffer's.
 
-    :param buffer: its observations have an entry ``agent_id``, its rewards are (rows, agents); ``info.agent_terminated``
-        (rows, agents), if it is there, says whose life has ended.
+    :param buffer: its observations have an entry ``agent_id``, its rewards are (rows, agents);
+        ``info.agent_terminated`` (rows, agents), if it is there, says whose life has ended.
     :param agent: the value of ``agent_id``.
     :param column: the agent's place among the rewards.
     """
@@ -83,7 +85,8 @@ class AgentView:
         """The agent's next decision in the episode; the index itself where there is none whose outcome is known."""
         rows = np.asarray(index, np.int64)
         after = self.buffer.next(self._walk(rows)[0])
-        return np.where(self._is_mine(after) & self._is_whole(after), after, rows)
+        found: Rows = np.where(self._is_mine(after) & self._is_whole(after), after, rows)
+        return found
 
     def unfinished_index(self) -> Rows:
         """The agent's newest rows that end no episode."""
@@ -95,7 +98,7 @@ class AgentView:
         rows, mark = self.buffer.new_rows(since)
         return rows[self._is_mine(rows)], mark
 
-    # -- from one decision to the next ----------------------------------------------------------------------------------
+    # -- from one decision to the next ------------------------------------------------------------------------------
 
     def _walk(self, rows: Rows) -> tuple[Rows, NDArray[np.float64]]:
         """The last row before the agent's next decision, or before what is recorded ends, and the rewards up to it."""

@@ -48,7 +48,7 @@ def team_value(
     hyper_hidden: int | None,
 ) -> TeamValue:
     """Agents and mixer, see :class:`~rlpolicy.policy.multiagent.mixed_q.MixedQPolicy`."""
-    nets = [model] if isinstance(model, nn.Module) and not isinstance(model, nn.ModuleList) else list(model)  # type: ignore[arg-type]
+    nets = list(model) if isinstance(model, Sequence | nn.ModuleList) else [model]
     if share_parameters and len(nets) != 1:
         raise InvalidArgument(f"share_parameters=True takes one network, got {len(nets)}: pass share_parameters=False")
     if not share_parameters and len(nets) != n_agents:

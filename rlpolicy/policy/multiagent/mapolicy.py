@@ -59,7 +59,8 @@ class MultiAgentPolicyManager(BasePolicy[MapTrainingStats]):
 
     Observations have an entry ``agent_id``, whose turn it is; rewards are (B, agents). Each policy acts at its agent's
     turns, and learns from its agent's decisions alone: from one to the next, with all rewards that the agent got in
-    between, and with the observation at its own next turn (see :class:`~rlpolicy.policy.multiagent.agent_view.AgentView`).
+    between, and with the observation at its own next turn, see
+    :class:`~rlpolicy.policy.multiagent.agent_view.AgentView`.
     γ and n-step returns count the agent's own decisions.
 
     Departs from Tianshou, where a step leads to the observation of whoever is next: there one-step targets value the
@@ -208,6 +209,7 @@ class MultiAgentPolicyManager(BasePolicy[MapTrainingStats]):
         for agent, policy in self.policies.items():
             part = batch[agent]
             if part.__dict__:
+                given = part.get("weight", None)
                 policy.updating = True
                 try:
                     found[agent] = policy.learn(part, *args, **kwargs)
@@ -215,6 +217,8 @@ class MultiAgentPolicyManager(BasePolicy[MapTrainingStats]):
                     policy.updating = False
                 if policy.lr_scheduler is not None:
                     step_after_update(policy.lr_scheduler, found[agent])
+                if given is not None and part.weight is given:
+                    part.__dict__.pop("weight")  # still the importance weights, no new priorities
         return MapTrainingStats(found)
 
     def post_process_fn(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> None:

@@ -18,25 +18,12 @@ from rlpolicy.data.stats import TrainingStats
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
-from rlpolicy.policy.multiagent.build import actions_of_agents, action_limits, team_value
-from rlpolicy.policy.multiagent.team import (
-    Aggregate,
-    Rewards,
-    TeamObs,
-    joined_state,
-    look_ahead,
-    own_steps,
-    rows_after,
-    sequence_targets,
-    stays,
-    team_obs,
-    whose_end,
-)
+from rlpolicy.policy.multiagent.build import action_limits, actions_of_agents, team_value
+from rlpolicy.policy.multiagent.targets import TeamTargets, taken
+from rlpolicy.policy.multiagent.team import Aggregate, Rewards, TeamObs, team_obs
 from rlpolicy.policy.options import PolicyOptions
-from rlpolicy.policy.qvalue import LaggedModel, ModelName, as_action, require_learning_options
-from rlpolicy.policy.sequences import LearnsFromSequences, cut
+from rlpolicy.policy.qvalue import ModelName, as_action, require_learning_options
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.net.team import TeamValue
 from rlpolicy.utils.optim import descend
 
 MixerName = Literal["qmix", "vdn", "iql"]
@@ -54,7 +41,7 @@ class MixedQTrainingStats(TrainingStats):
     """Mean of the targets; far above the returns that are reached, values are overestimated."""
 
 
-class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BasePolicy[MixedQTrainingStats]):
+class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingStats]):
     """A team of agents that act on their own values and learn the team's (QMIX: Rashid et al., arXiv:1803.11485).
 
     Each agent a has a value Q_a(o_a, ·) of what it sees and does; a mixer makes the team's value of them, with the help
@@ -76,7 +63,8 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
     actions are allowed; ``alive`` (B, N), which agents take part; ``state`` (B, S). Without ``state``, all observations
     in one row are the state. An agent that is not alive counts as 0 in Q_tot, and learns nothing; ``info`` may say with
     ``agent_terminated`` (B, N) whose life has ended by the task's rules (no value follows then, as when it merely is no
-    longer alive in the next observation). :class:`~rlpolicy.env.pettingzoo_env.ParallelPettingZooEnv` gives all of these.
+    longer alive in the next observation). All of these come from
+    :class:`~rlpolicy.env.pettingzoo_env.ParallelPettingZooEnv`.
 
     With networks that have a memory and ``sequence_length`` the agents learn from sequences, as
     :class:`~rlpolicy.policy.modelfree.recurrent_dqn.RecurrentDQNPolicy` does.
@@ -84,7 +72,7 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
     Departs from the paper: double Q-learning; transitions (or sequences) are drawn in place of whole episodes.
     Shapes: B batch, N agents, n actions, S state; K = 1, or N with "iql".
 
-    :param model: with ``share_parameters`` one network, obs (B, O) -> Q values (B, n), for all agents; else a list of N.
+    :param model: with ``share_parameters`` one network, obs (B, O) -> Q values (B, n), for all; else a list of N.
         Recurrent ones are a :class:`~rlpolicy.utils.net.recurrent.MemoryNet`.
     :param optim: of the parameters of ``model``; those of the mixer are added to its first group.
     :param action_space: a MultiDiscrete with one entry per agent.
@@ -112,9 +100,6 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
         (B, N, ...); the mixer's state stays as it is.
     :raises ValueError: an option out of range; two that contradict each other; a state of unknown shape.
     """
-
-    model: TeamValue
-    model_old: TeamValue
 
     def __init__(
         self,
@@ -155,7 +140,8 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
         super().__init__(
             action_space=action_space, observation_space=observation_space, lr_scheduler=lr_scheduler, **options
         )
-        self.n_agents, self.max_action_num = len(sizes), int(sizes.max())
+        self.n_agents = len(sizes)
+        self.max_action_num = self._limit = int(sizes.max())
         self._limits = action_limits(sizes)
         self.rewards = Rewards(aggregate_rewards, of_team=mixer != "iql")
         self.optim = optim
@@ -205,16 +191,10 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
         """Replace actions, (B, N) integers, each with probability epsilon, by random allowed ones."""
         if not isinstance(act, np.ndarray):
             return act
-        mask = self._allowed(team_obs(batch.obs).mask)
+        n, mask = self._limit, self._allowed(team_obs(batch.obs).mask)
         if mask is not None:
-            mask = np.broadcast_to(mask, (*act.shape, self.max_action_num)).reshape(-1, self.max_action_num)
-        return self._epsilon(act.reshape(-1), self.max_action_num, mask).reshape(act.shape)
-
-    def _allowed(self, mask: Any) -> Any:
-        """The mask of allowed actions, with those that an agent with fewer actions does not have."""
-        if self._limits is None:
-            return mask
-        return self._limits[None] if mask is None else np.asarray(mask, np.bool_) & self._limits
+            mask = np.broadcast_to(mask, (*act.shape, n)).reshape(-1, n)
+        return self._epsilon(act.reshape(-1), n, mask).reshape(act.shape)
 
     # -- learning ---------------------------------------------------------------------------------------------------
 
@@ -231,65 +211,9 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
         :param batch: of ``buffer.sample``, or ``buffer.sample_sequences``.
         """
         batch.returns = (
-            self._sequence_targets(batch) if self.is_recurrent else self._targets(batch, buffer, indices)
+            self._sequence_targets(batch) if self.is_recurrent else self._row_targets(batch, buffer, indices)
         )
         return batch
-
-    def _targets(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Tensor:
-        ahead = look_ahead(buffer, indices, self.rewards, self.n_agents, self.gamma, self.n_step)
-        value = self._value_after(batch if self.n_step == 1 else rows_after(buffer, ahead.last))
-        if (ahead.own_last != ahead.last[:, None]).any():  # of agents that were cut off before the others
-            own = [self._value_after(rows_after(buffer, ahead.own_last[:, a]))[:, a] for a in range(self.n_agents)]
-            value = torch.stack(own, dim=1)
-        rew, factor = (torch.as_tensor(x, dtype=value.dtype, device=value.device) for x in (ahead.rew, ahead.factor))
-        return rew + factor * value
-
-    def _sequence_targets(self, batch: Batch) -> Tensor:
-        obs, obs_next, info, rew, real, terminated = (
-            cut(batch[key], slice(self.burn_in, None))
-            for key in ("obs", "obs_next", "info", "rew", "mask", "terminated")
-        )
-        alive = team_obs(obs).alive
-        rew = self.rewards(rew, alive, (*real.shape, self.n_agents))
-        lives = (None, None) if self.rewards.of_team else (alive, whose_end(info, team_obs(obs_next)))
-        real, ended = own_steps(real, terminated, *lives, rew.shape[-1])
-        return sequence_targets(rew, real, ended, self._value_after(batch), self.gamma, self.n_step)
-
-    @torch.no_grad()
-    def _value_after(self, batch: Batch) -> Tensor:
-        """Q'_tot, or Q'_a(o'_a, u*_a), of the observations after M steps, or after the trained ones of sequences: (M, K)."""
-        old, double = ("model_old", self.is_double) if self._target else ("model", False)
-        now, then, info = (self._steps(batch[key]) for key in ("obs", "obs_next", "info"))
-        after = team_obs(then)
-        q_old = self._q(old, batch, after=True)
-        best = self._greedy(self._q("model", batch, after=True) if double else q_old, self._allowed(after.mask))
-        present = stays(team_obs(now), whose_end(info, after))
-        return self._mixed(old, _taken(q_old, best), after._replace(alive=present))
-
-    def _steps(self, column: Any) -> Any:
-        """A column's entries of the M steps: leaves (B, ...), or of sequences (B, T, ...), -> (M, ...)."""
-        return self._trained(column) if self.is_recurrent else column
-
-    def _q(self, name: str, batch: Batch, after: bool = False) -> Tensor:
-        """The agents' values of all actions, (M, N, n), before or after the steps."""
-        net: TeamValue = getattr(self, name)
-        if self.is_recurrent:
-            return net.agents.on_features(self._unroll(name, batch, after))
-        q: Tensor = net(team_obs(batch.obs_next if after else batch.obs).obs)
-        return q
-
-    def _unroll(self, name: str, batch: Batch, after: bool = False) -> Tensor:
-        seen = {key: team_obs(batch[key]).obs for key in ("obs", "obs_next")}
-        return super()._unroll(name, Batch.wrap({**seen, "state": batch.state, "mask": batch.mask}), after)
-
-    def _mixed(self, name: str, q: Tensor, team: TeamObs) -> Tensor:
-        """The team's value, or with "iql" the agents', (M, K), of values (M, N); agents that are not alive count as 0."""
-        mixer = getattr(self, name).mixer
-        if team.alive is not None:
-            q = q * torch.as_tensor(team.alive, dtype=q.dtype, device=q.device)
-        state = joined_state(team).to(q.device, q.dtype) if getattr(mixer, "needs_state", True) else None
-        value: Tensor = mixer(q, state)
-        return value
 
     def learn(self, batch: Batch, *args: Any, **kwargs: Any) -> MixedQTrainingStats:
         """One update of networks and mixer, and of their copies when it is due.
@@ -298,8 +222,8 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
         """
         self._before_step()
         now = team_obs(self._steps(batch.obs))
-        # L = Σ w c ℓ(y - Q_tot) / Σ c          c: 1 for steps that are real, with "iql" for agents that are alive, else 0
-        q = self._mixed("model", _taken(self._q("model", batch), self._steps(batch.act)), now)
+        # L = Σ w c ℓ(y - Q_tot) / Σ c          c: 1 for real steps, with "iql" of agents that are alive, else 0
+        q = self._mixed("model", taken(self._q("model", batch), self._steps(batch.act)), now)
         y, c = batch.returns, self._counts(batch, now, q)
         loss_fn = F.huber_loss if self.clip_loss_grad else F.mse_loss
         weighted = c * loss_fn(q, y, reduction="none")
@@ -324,9 +248,3 @@ class MixedQPolicy(EpsilonGreedyActions, LaggedModel, LearnsFromSequences, BaseP
         if not self.rewards.of_team and now.alive is not None:
             c = c * torch.as_tensor(now.alive, dtype=like.dtype, device=like.device)
         return c
-
-
-def _taken(q: Tensor, act: Any) -> Tensor:
-    """The values of the agents' own actions: (M, N, n), (M, N) -> (M, N)."""
-    index = torch.as_tensor(act, dtype=torch.int64, device=q.device)
-    return q.gather(2, index.unsqueeze(2)).squeeze(2)

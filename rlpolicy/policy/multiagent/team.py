@@ -42,7 +42,7 @@ def team_obs(obs: Any) -> TeamObs:
     """
     if not isinstance(obs, Batch) or "obs" not in obs:
         return TeamObs(obs, None, None, None)
-    return TeamObs(obs.obs, *(obs[key] if key in obs else None for key in ("mask", "alive", "state")))
+    return TeamObs(obs.obs, *(obs.get(key, None) for key in ("mask", "alive", "state")))
 
 
 def joined_state(team: TeamObs) -> Tensor:
@@ -77,7 +77,8 @@ class Rewards:
     def of_all(self, rew: Any) -> FloatArray:
         """Rewards or returns of a team, (..., N) -> (...)."""
         rew = np.asarray(rew, np.float64)
-        return rew.sum(axis=-1) if self.aggregate == "sum" else rew.mean(axis=-1)
+        team: FloatArray = rew.sum(axis=-1) if self.aggregate == "sum" else rew.mean(axis=-1)
+        return team
 
     def __call__(self, rew: Any, alive: Any, shape: tuple[int, ...]) -> FloatArray:
         """What counts: (..., N), or (...) where the environment has one reward for all, -> (..., K).
@@ -99,7 +100,8 @@ class Rewards:
                     'a mixer learns one return of the whole team: pass aggregate_rewards="mean" or "sum", '
                     "or let the environment return one reward"
                 )
-            return rew
+            own: FloatArray = rew
+            return own
         team = self.of_all(rew)[..., None]
         return team if self.of_team else np.broadcast_to(team, shape)
 
@@ -202,11 +204,10 @@ def sequence_targets(
     :param value_after: V of the observations after the steps, (B L, K).
     """
     batch, length, k = rew.shape
-    parts = (x.swapaxes(1, 2).reshape(batch * k, length) for x in (rew, real, terminated))
-    total, factor, last = nstep_in_sequence(*parts, gamma, n_step)
+    one, two, three = (x.swapaxes(1, 2).reshape(batch * k, length) for x in (rew, real, terminated))
+    total, factor, last = nstep_in_sequence(one, two, three, gamma, n_step)
     value = value_after.view(batch, length, k).transpose(1, 2).reshape(batch * k, length)
-    to = {"dtype": value.dtype, "device": value.device}
     value = value.gather(1, torch.as_tensor(last, device=value.device))
-    y = torch.as_tensor(total, **to) + torch.as_tensor(factor, **to) * value  # type: ignore[call-overload]
+    y = torch.as_tensor(total).to(value) + torch.as_tensor(factor).to(value) * value
     targets: Tensor = y.view(batch, k, length).transpose(1, 2).reshape(batch * length, k)
     return targets

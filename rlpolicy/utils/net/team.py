@@ -21,19 +21,22 @@ class Eye(nn.Module):
     :param append_agent_id: return (B, N, O + N).
     """
 
+    ids: Tensor
+
     def __init__(self, n_agents: int, append_agent_id: bool) -> None:
         super().__init__()
         self.n_agents = n_agents
-        self.register_buffer("ids", torch.eye(n_agents) if append_agent_id else None, persistent=False)
+        self.append_agent_id = append_agent_id
+        self.register_buffer("ids", torch.eye(n_agents), persistent=False)
 
     def forward(self, obs: Any) -> Any:
         """(B, N, O), or a tree of such -> the same with the agents' numbers."""
         map_leaves(self._require_agents, obs)
-        if self.ids is None:
+        if not self.append_agent_id:
             return obs
         if hasattr(obs, "keys"):
             raise InvalidArgument("append_agent_id needs observations that are arrays: put the number into them")
-        ids: Tensor = self.ids
+        ids = self.ids
         x = torch.as_tensor(obs, dtype=ids.dtype, device=ids.device).flatten(2)
         return torch.cat((x, ids.expand(len(x), -1, -1)), dim=2)
 
@@ -83,20 +86,30 @@ class Team(nn.Module):
 
     def _remember(self, seen: Any, state: Any) -> tuple[Tensor, Any]:
         """(B, T, N, O) -> (B, T, N, H), leaves (B, N, ...)."""
-        n, per_net = self.n_agents, self.n_agents // len(self.nets)
-        features, states = [], []
-        for i, net in enumerate(self.nets):
-            rows = slice(i * per_net, (i + 1) * per_net)
-            # agents become rows of the batch: (B, T, k, O) -> (B k, T, O)
-            mine = map_leaves(lambda x, rows=rows: _agents_first(x[:, :, rows]), seen)
-            before = map_leaves(lambda x, rows=rows: x[:, rows].flatten(0, 1), _tensors(state))
-            out, after = net.memory.unroll(mine, before)
-            features.append(out.unflatten(0, (-1, per_net)).transpose(1, 2))
-            states.append(map_leaves(lambda x: x.unflatten(0, (-1, per_net)), after))  # noqa: B023 - called at once
-        if len(self.nets) == 1:
-            return features[0], states[0]
-        assert len(states) == n
+        per_net = self.n_agents // len(self.nets)
+        parts = [self._remember_some(net, i * per_net, per_net, seen, state) for i, net in enumerate(self.nets)]
+        if len(parts) == 1:
+            return parts[0]
+        features, states = zip(*parts, strict=True)
         return torch.cat(features, dim=2), _joined(states)
+
+    @staticmethod
+    def _remember_some(net: Any, first: int, count: int, seen: Any, state: Any) -> tuple[Tensor, Any]:
+        """The same for ``count`` agents that share a network; they become rows of its batch, (B count, T, O)."""
+
+        def rows(x: Any) -> Any:
+            x = x[:, :, first : first + count]
+            x = x.transpose(1, 2) if isinstance(x, Tensor) else x.swapaxes(1, 2)
+            return x.reshape(-1, *x.shape[2:])
+
+        def own(x: Any) -> Tensor:
+            return torch.as_tensor(x)[:, first : first + count].flatten(0, 1)
+
+        def apart(x: Tensor) -> Tensor:
+            return x.unflatten(0, (-1, count))
+
+        out, after = net.memory.unroll(map_leaves(rows, seen), map_leaves(own, state))
+        return apart(out).transpose(1, 2), map_leaves(apart, after)
 
     def on_features(self, features: Tensor) -> Tensor:
         """(B, N, H) -> (B, N, n)."""
@@ -107,8 +120,13 @@ class Team(nn.Module):
         if len(self.nets) == 1:
             q: Tensor = fn(self.nets[0], map_leaves(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), x))
             return q.view(-1, self.n_agents, q.shape[-1])
-        each = [fn(net, map_leaves(lambda leaf, i=i: leaf[:, i], x)) for i, net in enumerate(self.nets)]
-        return torch.stack(each, dim=1)
+        own = [fn(net, _agent(x, i)) for i, net in enumerate(self.nets)]
+        return torch.stack(own, dim=1)
+
+
+def _agent(tree: Any, i: int) -> Any:
+    """Leaves (B, N, ...) -> those of one agent, (B, ...)."""
+    return map_leaves(lambda leaf: leaf[:, i], tree)
 
 
 class TeamValue(nn.Module):
@@ -159,18 +177,8 @@ class TeamMemory:
         return self.agents.unroll(obs, state)
 
 
-def _agents_first(x: Any) -> Any:
-    """(B, T, k, ...) -> (B k, T, ...)."""
-    x = x.transpose(1, 2) if isinstance(x, Tensor) else x.swapaxes(1, 2)
-    return x.reshape(-1, *x.shape[2:])
-
-
-def _tensors(state: Any) -> Any:
-    return map_leaves(torch.as_tensor, state)
-
-
-def _joined(states: list[Any]) -> Any:
+def _joined(states: Sequence[Any]) -> Any:
     """The states of single agents, leaves (B, 1, ...), as one, leaves (B, N, ...)."""
     if not hasattr(states[0], "keys"):
-        return torch.cat(states, dim=1)
+        return torch.cat(list(states), dim=1)
     return type(states[0])({key: _joined([state[key] for state in states]) for key in states[0]})

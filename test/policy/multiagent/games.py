@@ -121,12 +121,15 @@ def expected_update(policy: MixedQPolicy, episodes: list[Episode], n_step: int) 
                     losses, count = losses + (y - taken[a]) ** 2, count + 1
             else:
                 y = _team_target(policy, old, steps, t, n_step, later, later_old)
-                q = mix(params, [taken[a] if alive[a] else torch.zeros_like(taken[a]) for a in range(AGENTS)], step["obs"])
+                q = mix(
+                    params, [taken[a] if alive[a] else torch.zeros_like(taken[a]) for a in range(AGENTS)], step["obs"]
+                )
                 losses, count = losses + (y - q) ** 2, count + 1
     loss = losses / count
     grads = torch.autograd.grad(loss, list(params.values()), allow_unused=True)
     after = {
-        name: (p if grad is None else p - LR * grad).detach() for (name, p), grad in zip(params.items(), grads, strict=True)
+        name: (p if grad is None else p - LR * grad).detach()
+        for (name, p), grad in zip(params.items(), grads, strict=True)
     }
     return loss.item(), after
 

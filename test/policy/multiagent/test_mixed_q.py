@@ -56,7 +56,9 @@ def test_aggregated_rewards(mixer: str) -> None:
     for aggregate, team in (("sum", [9.0, 3.0]), ("mean", [3.0, 1.0])):
         rewards = make(mixer, aggregate_rewards=aggregate).rewards
         np.testing.assert_array_equal(rewards(rew, None, (2, AGENTS)), np.repeat(np.array(team)[:, None], k, 1))
-        np.testing.assert_array_equal(rewards(np.array(team), None, (2, AGENTS)), np.repeat(np.array(team)[:, None], k, 1))
+        np.testing.assert_array_equal(
+            rewards(np.array(team), None, (2, AGENTS)), np.repeat(np.array(team)[:, None], k, 1)
+        )
         np.testing.assert_array_equal(make(mixer, aggregate_rewards=aggregate).team_return(rew), team)
     alive = np.array([[True, False, True], [True, True, True]])
     assert make(mixer, aggregate_rewards="sum").rewards(rew, alive, (2, AGENTS))[:, 0].tolist() == [7.0, 3.0]
@@ -88,7 +90,7 @@ def garbled(episodes: list[Any], rng: np.random.Generator) -> list[Any]:
     return other
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(
     seed=st.integers(0, 10_000), mixer=st.sampled_from(MIXERS), n_step=st.integers(1, 3), recurrent=st.booleans(),
     joined=st.booleans(),
@@ -110,7 +112,7 @@ def test_agents_that_are_gone_do_not_leak(seed: int, mixer: str, n_step: int, re
         np.testing.assert_allclose(value, after[1][name], rtol=1e-10, atol=1e-12, err_msg=name)
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(seed=st.integers(0, 10_000), agent=st.integers(0, AGENTS - 1), recurrent=st.booleans(), n_step=st.integers(1, 2))
 def test_independent_learners_learn_from_nothing_of_the_others(
     seed: int, agent: int, recurrent: bool, n_step: int
@@ -209,7 +211,11 @@ def test_own_mixer_and_state_of_the_observation_space() -> None:
     assert np.isfinite(policy.update(0, stored(some_episodes(0))).loss)
     net = Net(OBS, ACTIONS)
     seen = spaces.Box(-1, 1, (AGENTS, OBS))
-    for space, size in ((spaces.Dict(obs=seen, state=spaces.Box(-1, 1, (2, 4))), 8), (spaces.Dict(obs=seen), 15), (seen, 15)):
+    for space, size in (
+        (spaces.Dict(obs=seen, state=spaces.Box(-1, 1, (2, 4))), 8),
+        (spaces.Dict(obs=seen), 15),
+        (seen, 15),
+    ):
         policy = MixedQPolicy(
             model=net, optim=Adam(net.parameters()), action_space=spaces.MultiDiscrete([ACTIONS] * AGENTS),
             observation_space=space,

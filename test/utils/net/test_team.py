@@ -30,7 +30,9 @@ def test_each_agent_asks_its_own_network(count: int, append_id: bool) -> None:
     q = team(obs)
     assert q.shape == (8, N, A)
     for a in range(N):
-        seen = np.concatenate((obs[:, a], np.tile(np.eye(N, dtype=np.float32)[a], (8, 1))), 1) if append_id else obs[:, a]
+        seen = (
+            np.concatenate((obs[:, a], np.tile(np.eye(N, dtype=np.float32)[a], (8, 1))), 1) if append_id else obs[:, a]
+        )
         torch.testing.assert_close(q[:, a], own[a if count > 1 else 0](seen)[0])
 
 

@@ -1,6 +1,7 @@
-"""Three agents cover three landmarks (``simple_spread_v3``): QMIX, VDN or independent learners.
+"""Three agents line up between two landmarks without seeing each other (``simple_line_v1``), or cover three
+(``simple_spread_v3``): QMIX, VDN or independent learners.
 
-python examples/multi_agent/simple_spread.py --mixer qmix       # needs pip install 'rlpolicy[pettingzoo]'
+python examples/multi_agent/cooperative.py --mixer qmix       # needs pip install 'rlpolicy[pettingzoo]'
 """
 
 from dataclasses import dataclass
@@ -8,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
-from mpe2 import simple_spread_v3
+from mpe2 import simple_line_v1, simple_spread_v3
 from torch.optim import Adam
 
 from rlpolicy import seed_everything
@@ -25,8 +26,10 @@ from rlpolicy.utils.schedules import LinearSchedule
 
 @dataclass
 class Args:
-    """QMIX, VDN or independent learners on simple_spread."""
+    """QMIX, VDN or independent learners on a cooperative task of PettingZoo."""
 
+    task: str = "line"
+    """line or spread"""
     mixer: str = "qmix"
     """qmix, vdn or iql: how the agents' values make the team's"""
     seed: int = 0
@@ -37,24 +40,26 @@ class Args:
     """environment steps between two tests"""
     share: bool = False
     """one network for all agents, in place of one each"""
-    local_ratio: float = 0.0
-    """weight of an agent's own collisions in its reward; the rest is the team's: distances of landmarks to agents"""
     final_episodes: int = 500
     """of the test after training, and of the random team"""
     lr: float = 5e-4
     """learning rate"""
-    logdir: str = "runs/simple_spread"
+    logdir: str = "runs/cooperative"
     """folder of the log"""
 
 
 def make_env(args: Args) -> ParallelPettingZooEnv:
-    return ParallelPettingZooEnv(simple_spread_v3.parallel_env(N=3, max_cycles=25, local_ratio=args.local_ratio))
+    """A team with one reward for all."""
+    if args.task == "line":
+        return ParallelPettingZooEnv(simple_line_v1.parallel_env(N=3, max_cycles=25))
+    return ParallelPettingZooEnv(simple_spread_v3.parallel_env(N=3, max_cycles=25, local_ratio=0.0))
 
 
 def main(args: Args) -> None:
     seed_everything(args.seed)
     env = make_env(args)
-    nets = [Net(18 + 3, 5, hidden_sizes=[64, 64]) for _ in range(1 if args.share else 3)]
+    size = env.observation_space["obs"].shape[1]
+    nets = [Net(size + 3, 5, hidden_sizes=[64, 64]) for _ in range(1 if args.share else 3)]
     policy = MixedQPolicy(
         model=nets[0] if args.share else nets, share_parameters=args.share, append_agent_id=True,
         mixer=cast(Any, args.mixer), aggregate_rewards=None if args.mixer == "iql" else "mean",
@@ -69,7 +74,7 @@ def main(args: Args) -> None:
         policy, train, Collector(policy, test_envs), max_epoch=args.epochs, step_per_epoch=args.steps_per_epoch,
         step_per_collect=8, episode_per_test=100, batch_size=128, update_per_step=0.25, learning_starts=1_000,
         seed=args.seed, reward_metric=policy.team_return,
-        logger=JSONLLogger(str(Path(args.logdir) / f"{args.mixer}_{args.seed}.jsonl")),
+        logger=JSONLLogger(str(Path(args.logdir) / f"{args.task}_{args.mixer}_{args.seed}.jsonl")),
     )  # fmt: skip
     print(info)
     final = Collector(policy.eval(), test_envs).collect(n_episode=args.final_episodes)

@@ -36,13 +36,13 @@ class Args:
     """of everything random"""
     epochs: int = 10
     """tests"""
-    steps_per_epoch: int = 10_000
+    steps_per_epoch: int = 2_000
     """environment steps between two tests"""
     share: bool = False
     """one network for all agents, in place of one each"""
-    final_episodes: int = 500
+    final_episodes: int = 200
     """of the test after training, and of the random team"""
-    lr: float = 5e-4
+    lr: float = 1e-3
     """learning rate"""
     logdir: str = "runs/cooperative"
     """folder of the log"""
@@ -72,7 +72,7 @@ def main(args: Args) -> None:
     train = Collector(policy, train_envs, VectorReplayBuffer(100_000, 8), exploration_noise=True)
     info = offpolicy_trainer(
         policy, train, Collector(policy, test_envs), max_epoch=args.epochs, step_per_epoch=args.steps_per_epoch,
-        step_per_collect=8, episode_per_test=100, batch_size=128, update_per_step=0.25, learning_starts=1_000,
+        step_per_collect=8, episode_per_test=60, batch_size=128, update_per_step=0.25, learning_starts=500,
         seed=args.seed, reward_metric=policy.team_return,
         logger=JSONLLogger(str(Path(args.logdir) / f"{args.task}_{args.mixer}_{args.seed}.jsonl")),
     )  # fmt: skip

@@ -55,7 +55,7 @@ class Args:
     """qmix, vdn or iql: how the agents' values make the team's"""
     seed: int = 0
     """of everything random"""
-    steps: int = 10_000
+    steps: int = 4_000
     """environment steps, two per episode; all of them at random, as in the paper"""
 
 
@@ -65,7 +65,7 @@ def train(args: Args) -> tuple[MixedQPolicy, float]:
     nets = [Net(3, 2, hidden_sizes=[64]) for _ in range(2)]
     policy = MixedQPolicy(
         model=nets, share_parameters=False, mixer=cast(Any, args.mixer), mixing_embed_dim=8,
-        optim=Adam([p for net in nets for p in net.parameters()], lr=1e-3),
+        optim=Adam([p for net in nets for p in net.parameters()], lr=3e-3),
         action_space=TwoStepGame.action_space, observation_space=TwoStepGame.observation_space,
         target_update_freq=100, exploration_noise=EpsilonGreedy(1.0),
     )  # fmt: skip

@@ -21,15 +21,17 @@ def follow_steps(
     :return: R, the discounted reward; f, gamma to the number of steps, and 0 behind termination; the rows of the last
         steps; each (B,).
     """
+    if n_step == 1:  # most often: there is nothing to follow
+        rows = np.asarray(indices)
+        goes_on = ~np.asarray(buffer.terminated[rows], np.bool_)
+        return np.asarray(buffer.rew[rows], np.float64), np.asarray(gamma * goes_on, np.float64), rows
     rows, going = steps_ahead(buffer, indices, n_step)
     rew_sum, factor = nstep_return(buffer.rew[rows], going, gamma)
     factor *= ~np.asarray(buffer.terminated[rows[-1]], np.bool_)
     return rew_sum, factor, rows[-1]
 
 
-def steps_ahead(
-    buffer: ReplayBuffer, indices: NDArray[np.int64], n_step: int
-) -> tuple[NDArray[np.int64], BoolArray]:
+def steps_ahead(buffer: ReplayBuffer, indices: NDArray[np.int64], n_step: int) -> tuple[NDArray[np.int64], BoolArray]:
     """The rows of the next n steps, and whether each is one step further than the one before it.
 
     :param indices: (B,) rows of the buffer.
@@ -37,9 +39,6 @@ def steps_ahead(
         and at the newest row a row repeats.
     """
     rows = [np.asarray(indices)]
-    if n_step == 1:  # most often: there is nothing to follow
-        goes_on = ~np.asarray(buffer.terminated[rows[0]], np.bool_)
-        return np.asarray(buffer.rew[rows[0]], np.float64), np.asarray(gamma * goes_on, np.float64), rows[0]
     going = np.ones((n_step, len(indices)), np.bool_)
     for k in range(1, n_step):
         rows.append(buffer.next(rows[-1]))  # stays where it is at the end of an episode and at the newest row

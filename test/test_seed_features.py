@@ -86,6 +86,13 @@ ROWS: dict[str, list[str]] = {
     ],
     "log_timings": [f"{CALLBACKS}/test_timings.py::test_seconds_go_to_the_phase_that_took_them"],
     "request_stop": [f"{TRAINER}::test_request_stop", f"{TRAINER}::test_request_stop_while_iterating"],
+    "mixing_strategy": [
+        "policy/multiagent/test_two_step_game.py",
+        "policy/multiagent/test_mixed_q.py::test_an_update_equals_a_recomputation_in_float64",
+    ],
+    "aggregated_reward_key, aggregated_episode_reward_key": [
+        "policy/multiagent/test_mixed_q.py::test_aggregated_rewards",
+    ],
     "done_key, terminated_key": [f"{CALLBACKS}/test_rollout.py::test_done_and_terminated_may_be_elsewhere"],
     "reward_key, episode_reward_key, action_key, observation_key": [f"{CALLBACKS}/test_rollout.py::test_dotted_keys"],
     # Tianshou's DDPGPolicy

@@ -28,7 +28,7 @@ class Args:
 
 def test_returns(run: Path) -> tuple[list[int], list[float]]:
     """Environment steps and mean test returns."""
-    from tensorboard.backend.event_processing import event_accumulator  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing import event_accumulator
 
     events = event_accumulator.EventAccumulator(str(run))
     events.Reload()

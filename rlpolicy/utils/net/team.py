@@ -106,7 +106,7 @@ class Team(nn.Module):
             return torch.as_tensor(x)[:, first : first + count].flatten(0, 1)
 
         def apart(x: Tensor) -> Tensor:
-            return x.unflatten(0, (-1, count))
+            return x.reshape(-1, count, *x.shape[1:])
 
         out, after = net.memory.unroll(map_leaves(rows, seen), map_leaves(own, state))
         return apart(out).transpose(1, 2), map_leaves(apart, after)

@@ -38,7 +38,7 @@ class Eye(nn.Module):
             raise InvalidArgument("append_agent_id needs observations that are arrays: put the number into them")
         ids = self.ids
         x = torch.as_tensor(obs, dtype=ids.dtype, device=ids.device).flatten(2)
-        return torch.cat((x, ids.expand(len(x), -1, -1)), dim=2)
+        return torch.cat((x, ids.expand(x.shape[0], -1, -1)), dim=2)
 
     def _require_agents(self, leaf: Any) -> None:
         if leaf.ndim < 2 or leaf.shape[1] != self.n_agents:

@@ -102,7 +102,8 @@ class Checked:
         update.stop_acting()
         result = policy.process_fn(Batch.wrap(dict(batch.__dict__)), buffer, indices)
         eager_stats = policy.learn(result)
-        update.bind()
+        for part in update.trained:
+            part.bind()  # also p.grad, which the eager update has replaced
         eager, eager_counters, eager_generator = _clones(update.state()), _counters(policy), torch.get_rng_state()
 
         update.restore(before)

@@ -362,6 +362,11 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         """Whether updates are computed without autograd, as :meth:`compile` asked for; False: they are eager."""
         return self._compiled is not None
 
+    @property
+    def is_being_checked(self) -> bool:
+        """Whether the next update will be computed in two ways, which are compared, see :meth:`compile`."""
+        return getattr(self._compiled, "left", 0) > 0
+
     def _minibatch(self, sample_size: int | None, buffer: ReplayBuffer) -> tuple[Batch, NDArray[np.int64]]:
         """What an update learns from, and its rows; policies that learn from sequences ask for these instead."""
         return buffer.sample(sample_size)

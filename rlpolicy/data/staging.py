@@ -1,0 +1,67 @@
+"""What a collector stores while its buffer belongs to somebody else."""
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.cached import CachedReplayBuffer
+
+Kept = list[tuple[Batch | None, np.ndarray]]
+"""Transitions of one step and their environments, in order of time; None: their running episodes were cut."""
+
+
+class Aborted(Exception):
+    """A collect was ended from outside, after a step was kept."""
+
+
+class Staging:
+    """Stands in for the buffer of a collector: keeps copies of what is added, for :func:`store` to add later.
+
+    It answers as the buffer would, so it follows the episodes with the same counters, from where the buffer's stand.
+    """
+
+    def __init__(self, buffer: ReplayBuffer) -> None:
+        self._rings = copy.deepcopy(buffer._rings)
+        self._first = 1 if isinstance(buffer, CachedReplayBuffer) else 0  # segment 0 of those is no environment's
+        self._kept: Kept = []
+        self.is_closed = False
+        """Set it to end the collect that is running by :class:`Aborted`."""
+
+    def add(self, batch: Batch, buffer_ids: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """See :meth:`~rlpolicy.data.buffer.manager.ReplayBufferManager.add`; rows are not known yet, and -1."""
+        ids = np.array(buffer_ids, np.int64)
+        self._kept.append((_copied(batch), ids))
+        if self.is_closed:
+            raise Aborted
+        counted = self._rings.advance(ids + self._first, np.asarray(batch.rew, np.float64), np.asarray(batch.done))
+        return np.full(len(ids), -1), *counted
+
+    def end_episodes(self, buffer_ids: np.ndarray) -> None:
+        """See :meth:`~rlpolicy.data.buffer.base.ReplayBuffer.end_episodes`."""
+        ids = np.array(buffer_ids, np.int64)
+        self._kept.append((None, ids))
+        self._rings.end_episodes(ids + self._first)
+
+    def take(self) -> Kept:
+        """All that is kept, which is then forgotten here."""
+        kept, self._kept = self._kept, []
+        return kept
+
+
+def store(kept: Kept, buffer: ReplayBuffer) -> None:
+    """Add to the buffer what a :class:`Staging` has kept, in the same order and portions."""
+    for batch, ids in kept:
+        if batch is None:
+            buffer.end_episodes(ids)
+        else:
+            buffer.add(batch, buffer_ids=ids)
+
+
+def _copied(value: Any) -> Any:
+    """With copies of all arrays: environments may use the memory of theirs again."""
+    if isinstance(value, Batch):
+        return Batch.wrap({key: _copied(inner) for key, inner in value.__dict__.items()})
+    return value.copy() if isinstance(value, np.ndarray) else value

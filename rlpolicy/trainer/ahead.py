@@ -1,64 +1,124 @@
 """Collecting while the policy is being updated: ``async_collection``."""
 
 import copy
+import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, NamedTuple, Self
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from rlpolicy.data.collector import Collector
+from rlpolicy.data.resume import collector_state
 from rlpolicy.data.staging import Aborted, Kept, Staging, store
 from rlpolicy.data.stats import CollectStats
+from rlpolicy.exploration.random import Scheduled
 from rlpolicy.policy.base import BasePolicy
+from rlpolicy.trainer.forked import Forked, why_not_forked
+from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.optim import tensors_of
+
+AsyncCollection: TypeAlias = bool | Literal["thread", "process"]
 
 
 class Orders(NamedTuple):
-    """What the collecting thread is told for one collect."""
+    """What is told for one collect."""
 
-    weights: list[Tensor] | None
-    """Copies of the parameters and buffers to act with from now on; None: go on with those that there are."""
-    settings: list[dict[str, Any]] | None
-    """Plain attributes of the policies, likewise."""
+    slot: int | None
+    """Which weights to act with from now on; None: go on with those that there are."""
+    changes: list[dict[str, Any]] | None
+    """Plain attributes of policies and noise that were set since the last collect."""
     n_step: int
     random: bool
 
 
-class CollectsAhead:
-    """Makes collects in a thread of its own, in the order in which they are asked for.
+class Station:
+    """The collecting side: a copy of the collector, with a copy of the policy that acts.
 
-    Why nothing is torn or lost, whatever the timing: at any time each object belongs to one thread, and what passes
-    between the two passes through a queue.
-
-    - The environments belong to the collecting thread, and so does the policy that acts: a copy, whose weights are
-      only set between two collects, from copies that the training thread made between two updates.
-    - The buffer belongs to the training thread. What is collected is kept apart, see
-      :class:`~rlpolicy.data.staging.Staging`, and added when the collect is taken.
-    - The policy's exploration noise is shared: the collecting thread draws from it, the training thread sets its scale.
-
-    When it is left, the thread has ended, what was collected is in the buffer, and the collector goes on where the
-    thread has stopped. After an error, its running episodes are cut.
-
-    :param policy: what is being trained.
-    :param collector: of the training thread; not to be used while this goes on.
+    :param slots: weights, each as the tensors of the policy; shared with the training side.
     """
 
-    def __init__(self, policy: BasePolicy[Any], collector: Collector) -> None:
-        self.policy, self.collector = policy, collector
-        self._acting = acting_copy(policy)
-        self._staging = Staging(collector.buffer)
-        self._worker = copy.copy(collector)
-        self._worker.policy = self._acting
-        vars(self._worker)["_buffer"] = self._staging
+    def __init__(self, policy: BasePolicy[Any], collector: Collector, slots: list[list[Tensor]]) -> None:
+        self.acting = acting_copy(policy)
+        self.staging = Staging(collector.buffer)
+        self.worker = copy.copy(collector)
+        self.worker.policy = self.acting
+        vars(self.worker)["_buffer"] = self.staging
+        self.slots = slots
+        self.has_failed = False
+
+    def collect(self, orders: Orders) -> tuple[CollectStats, Kept]:
+        """Follow the orders: statistics, and the transitions."""
+        if self.has_failed:
+            raise Aborted
+        try:
+            if orders.slot is not None:
+                with torch.no_grad():
+                    torch._foreach_copy_(_tensors(self.acting), self.slots[orders.slot])
+            for part, values in zip(_settable(self.acting), orders.changes or (), strict=False):
+                vars(part).update(values)
+            return self.worker.collect(n_step=orders.n_step, random=orders.random), self.staging.take()
+        except BaseException:
+            self.has_failed = True
+            raise
+
+    def rest(self) -> Kept:
+        """What a collect that has failed leaves."""
+        return self.staging.take()
+
+    def report(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+        """For a checkpoint: the states of the collector and of the noise."""
+        return collector_state(self.worker), [noise.state_dict() for noise in _noises(self.acting)]
+
+
+class CollectsAhead:
+    """Makes collects one after the other, in the order in which they are asked for, while something else goes on.
+
+    They are made in a thread or in a process. Why nothing is torn or lost, whatever the timing: at any time each object
+    belongs to one side, and what passes between the sides passes through a queue.
+
+    - The collecting side has the environments, and a copy of the policy that acts, with exploration noise of its own.
+    - The training side has the policy and the buffer. What is collected is kept apart, see
+      :class:`~rlpolicy.data.staging.Staging`, and added to the buffer when the collect is taken.
+    - Weights pass through slots. The training side fills one between two updates, before it asks for the collect that
+      is to use it; the collecting side reads it before the collect begins. There is one slot more than collects can be
+      under way, so one that is filled belongs to a collect that was taken.
+
+    Which weights a collect acts with does not depend on the timing, either.
+
+    :param policy: what is being trained.
+    :param collector: is lent to the collecting side, and can't be used, until :meth:`close`.
+    :param most: how many collects may be under way.
+    :param kind: "thread"; "process": a fork of this process; True: the latter where that is possible.
+    :param generators: where the global generators of the process shall stand; None: a seed from torch's.
+    :raises ValueError: a process cannot do it.
+    """
+
+    def __init__(
+        self,
+        policy: BasePolicy[Any],
+        collector: Collector,
+        most: int,
+        kind: AsyncCollection = True,
+        generators: dict[str, Any] | None = None,
+    ) -> None:
+        obstacle = why_not_forked(policy, collector)
+        if kind == "process" and obstacle:
+            raise InvalidArgument(f"async_collection='process' is not possible: {obstacle}; 'thread' is")
+        self.policy, self.collector, self.generators = policy, collector, generators
+        self.is_process = kind != "thread" and not obstacle
+        self._slots = [[_shared(tensor, self.is_process) for tensor in _tensors(policy)] for _ in range(most + 1)]
         self._asked: deque[tuple[Future[tuple[CollectStats, Kept]], int]] = deque()
-        self._settings = _settings(policy)
+        self._count = 0
         self._version: Any = None
-        self._has_failed = False
+        self._settings = _settings(policy)
+        station = Station(policy, collector, self._slots)
+        self._side: Station | Forked = Forked(station, generators) if self.is_process else station
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rlpolicy-collects")
+        self._end = weakref.finalize(self, _end, self._side, self._thread)
+        collector.elsewhere = {}
 
     def __len__(self) -> int:
         """Collects that were asked for and have not been taken."""
@@ -69,21 +129,29 @@ class CollectsAhead:
         """Steps of these collects."""
         return sum(steps for _, steps in self._asked)
 
-    # -- the training thread ------------------------------------------------------------------------------------------
-
     def ask(self, n_step: int, random: bool, version: Any) -> None:
         """Ask for one more collect, with the policy as it is now.
 
         :param version: another one than in the last call: the weights have changed.
         """
-        weights = settings = None
+        if len(self._asked) >= len(self._slots) - 1:
+            raise RuntimeError(f"{len(self._asked)} collects are under way, which are all that may be")
+        slot = changes = None
         if version != self._version:
-            self._version = version
-            weights = [tensor.detach().clone() for tensor in _tensors(self.policy)]
-        if (now := _settings(self.policy)) != self._settings:
-            settings = self._settings = now
+            self._version, slot = version, self._count % len(self._slots)
+            with torch.no_grad():
+                torch._foreach_copy_(self._slots[slot], _tensors(self.policy))
+        self._count += 1
+        now = _settings(self.policy)
+        if now != self._settings:  # those that others have changed; the collecting side changes some itself
+            changes = [
+                {name: value for name, value in new.items() if old.get(name) != value}
+                for old, new in zip(self._settings, now, strict=False)
+            ]
+            self._settings = now
         steps = -(-n_step // self.collector.env_num) * self.collector.env_num
-        self._asked.append((self._thread.submit(self._collect, Orders(weights, settings, n_step, random)), steps))
+        future = self._thread.submit(self._side.collect, Orders(slot, changes, n_step, random))
+        self._asked.append((future, steps))
 
     def take(self) -> CollectStats:
         """Wait for the oldest collect that was asked for, and store its transitions in the buffer.
@@ -96,8 +164,47 @@ class CollectsAhead:
         return stats
 
     def settle(self) -> None:
-        """Wait until the thread is idle."""
+        """Wait until the collecting side is idle."""
         wait([future for future, _ in self._asked])
+
+    def bring_home(self) -> None:
+        """Give collector and policy the state that the collecting side is in, for a checkpoint."""
+        state, noises = self._thread.submit(self._side.report).result()
+        self.collector.elsewhere = state
+        for noise, noise_state in zip(_noises(self.policy), noises, strict=False):
+            noise.load_state_dict(noise_state)
+        if isinstance(self._side, Forked):
+            self.generators = self._thread.submit(self._side.global_state).result()
+
+    def close(self) -> None:
+        """End the collecting side: what it has collected is in the buffer afterwards, and the collector can be used.
+
+        With a thread it goes on where that has stopped. With a process its running episodes are cut, for their
+        environments are gone; and so they are if collects were still under way.
+        """
+        side, collector = self._side, self.collector
+        is_idle = not self._asked
+        if isinstance(side, Station):
+            side.staging.is_closed = True
+        if is_idle:
+            self.bring_home()
+        self._thread.shutdown(cancel_futures=True)
+        for future, _ in self._asked:
+            if not future.cancelled() and future.exception() is None:
+                self._store(*future.result())
+        store(side.rest(), collector.buffer)
+        self._asked.clear()
+        if collector._shaped is not None and collector.elsewhere:
+            collector._shaped.load_state_dict(collector.elsewhere["shaped"])
+        collector.elsewhere = None
+        if is_idle and isinstance(side, Station) and not side.has_failed:
+            for name, value in vars(side.worker).items():
+                if name not in _OWN:
+                    setattr(collector, name, value)
+        else:
+            collector.buffer.end_episodes(np.arange(collector.env_num))
+            collector._ready = None  # the next collect resets
+        self._end()
 
     def _store(self, stats: CollectStats, kept: Kept) -> None:
         collector = self.collector
@@ -106,59 +213,24 @@ class CollectsAhead:
         collector.collect_episode += stats.n_collected_episodes
         collector.collect_time += stats.collect_time
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *error: Any) -> None:
-        self._staging.is_closed = True
-        self._thread.shutdown(cancel_futures=True)
-        for future, _ in self._asked:
-            if not future.cancelled() and future.exception() is None:
-                self._store(*future.result())
-        store(self._staging.take(), self.collector.buffer)
-        for name, value in vars(self._worker).items():
-            if name not in _OWN:
-                setattr(self.collector, name, value)
-        if self._has_failed:  # somewhere between a step and the next
-            self.collector.buffer.end_episodes(np.arange(self.collector.env_num))
-            self.collector._ready = None
-
-    # -- the collecting thread ----------------------------------------------------------------------------------------
-
-    def _collect(self, orders: Orders) -> tuple[CollectStats, Kept]:
-        if self._has_failed:
-            raise Aborted
-        try:
-            if orders.weights is not None:
-                with torch.no_grad():
-                    torch._foreach_copy_(_tensors(self._acting), orders.weights)
-            for policy, values in zip(_policies(self._acting), orders.settings or (), strict=False):
-                vars(policy).update(values)
-            return self._worker.collect(n_step=orders.n_step, random=orders.random), self._staging.take()
-        except BaseException:
-            self._has_failed = True
-            raise
+_OWN = ("policy", "_buffer", "elsewhere", "_shaped", "collect_step", "collect_episode", "collect_time")
+"""Attributes in which the collecting side's collector differs from the one that it was made of."""
 
 
-_OWN = ("policy", "_buffer", "collect_step", "collect_episode", "collect_time")
-"""Attributes in which the thread's collector differs from the one that it was made of."""
+def _end(side: Station | Forked, thread: ThreadPoolExecutor) -> None:
+    """Finalizer: when it is closed, dropped, or the interpreter ends."""
+    thread.shutdown(wait=False, cancel_futures=True)
+    if isinstance(side, Forked):
+        side.end()
 
 
 def acting_copy(policy: BasePolicy[Any]) -> BasePolicy[Any]:
-    """A policy with networks of its own that explores with the same noise objects, for another thread to act with."""
-    memo: dict[int, Any] = {}
-    for part in _policies(policy):
-        for name, value in vars(part).items():
-            if name not in _NOT_SHARED and not isinstance(value, Optimizer | list | tuple | dict):
-                memo[id(value)] = value
-        memo[id(part.lr_scheduler)] = None
-    acting = copy.deepcopy(policy, memo)
+    """A policy that acts alike, and shares nothing."""
+    acting = copy.deepcopy(policy, {id(part.lr_scheduler): None for part in _policies(policy)})
     if policy.is_compiled:
         acting.compile(checks=0)  # which makes acting quick as well
     return acting
-
-
-_NOT_SHARED = {*vars(nn.Module()), "_compiled"}
 
 
 def _policies(policy: nn.Module) -> list[BasePolicy[Any]]:
@@ -166,17 +238,32 @@ def _policies(policy: nn.Module) -> list[BasePolicy[Any]]:
     return [part for part in policy.modules() if isinstance(part, BasePolicy)]
 
 
+def _noises(policy: nn.Module) -> list[Scheduled]:
+    return [value for part in _policies(policy) for value in vars(part).values() if isinstance(value, Scheduled)]
+
+
+def _settable(policy: nn.Module) -> list[Any]:
+    return [*_policies(policy), *_noises(policy)]
+
+
 def _settings(policy: nn.Module) -> list[dict[str, Any]]:
-    """Attributes such as a scale of exploration that is set by hand."""
+    """Attributes such as a scale of exploration."""
     return [
-        {name: value for name, value in vars(part).items() if type(value) in _PLAIN and name != "updating"}
-        for part in _policies(policy)
+        {name: value for name, value in vars(part).items() if type(value) in _PLAIN and name not in _STATES}
+        for part in _settable(policy)
     ]
 
 
 _PLAIN = (bool, int, float, str)
+_STATES = ("updating", "training")
 
 
 def _tensors(policy: nn.Module) -> list[Tensor]:
     params, buffers = tensors_of(policy)
     return params + buffers
+
+
+def _shared(like: Tensor, is_process: bool) -> Tensor:
+    with torch.no_grad():
+        tensor = torch.empty_like(like, requires_grad=False)
+    return tensor.share_memory_() if is_process else tensor  # type: ignore[no-untyped-call]

@@ -20,6 +20,7 @@ from rlpolicy.data.stats import (
 )
 from rlpolicy.policy.base import BasePolicy, policy_within_training_step
 from rlpolicy.seeding import seed_everything
+from rlpolicy.trainer.ahead import AsyncCollection
 from rlpolicy.trainer.callbacks.base import Callback, CallbackList
 from rlpolicy.trainer.checkpoint import Interruption, Progress
 from rlpolicy.trainer.finite import FiniteGuard, NanPolicy
@@ -91,7 +92,7 @@ class BaseTrainer(Resumable, ABC):
         :class:`~rlpolicy.utils.errors.NonFinite`; "stop": the run ends as after :meth:`request_stop`; "skip": the
         update is undone and counted in ``InfoStats.skipped_updates``, at the cost of a look at every gradient and a
         copy of the weights per update (what collectors find still raises). No checkpoint is made of such weights.
-    :param async_collection: off-policy: collect in a thread of its own while the policy is being updated, see
+    :param async_collection: off-policy: collect while the policy is being updated, see
         :class:`~rlpolicy.trainer.offpolicy.OffpolicyTrainer`.
     :raises ValueError: arguments that are missing, out of range, or contradict each other.
     """
@@ -131,7 +132,7 @@ class BaseTrainer(Resumable, ABC):
         gradient_steps_per_collect: int | None = None,
         frame_skip: int = 1,
         nan_policy: NanPolicy = "raise",
-        async_collection: bool = False,
+        async_collection: AsyncCollection = False,
     ) -> None:
         if save_fn is not None:
             if save_best_fn is not None:

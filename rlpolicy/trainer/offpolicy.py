@@ -9,7 +9,7 @@ from typing import Any, Literal
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import CollectStats, InfoStats, TrainingStats
 from rlpolicy.policy.base import BasePolicy
-from rlpolicy.trainer.ahead import CollectsAhead
+from rlpolicy.trainer.ahead import AsyncCollection, CollectsAhead
 from rlpolicy.trainer.base import BaseTrainer
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.checkpoint import Progress
@@ -45,6 +45,10 @@ class OffpolicyTrainer(BaseTrainer):
                 "random_steps and learning_starts must not be negative, got "
                 f"{self.random_steps} and {self.learning_starts}"
             )
+        if self.async_collection not in (True, False, "thread", "process"):
+            raise ValueError(
+                f'async_collection must be True, False, "thread" or "process", got {self.async_collection!r}'
+            )
         if self.async_collection and self.step_per_collect is None:
             raise ValueError(
                 "async_collection needs step_per_collect: how many steps an episode will have is not known when it is "
@@ -52,6 +56,9 @@ class OffpolicyTrainer(BaseTrainer):
             )
 
     def _clear(self) -> None:
+        self._end_collecting()
+        self._generators: dict[str, Any] | None = None
+        """Where the global generators of the collecting process stand."""
         super()._clear()
         # exact, so that 10 collects of 1 step at 0.1 make 1 update, and not 0 by rounding
         self._updates_per_step = Fraction(self.update_per_step).limit_denominator(1_000_000)
@@ -61,12 +68,17 @@ class OffpolicyTrainer(BaseTrainer):
         """Updates that were due so far, and the steps that they were due for."""
 
     def _own_state(self) -> dict[str, Any]:
-        return {"owed": [self._owed, self._updates_per_step.denominator], "ratio": list(self._ratio)}
+        return {
+            "owed": [self._owed, self._updates_per_step.denominator],
+            "ratio": list(self._ratio),
+            "generators": self._generators,
+        }
 
     def _load_own_state(self, state: dict[str, Any]) -> None:
         numerator, denominator = state["owed"]
         self._owed = numerator * self._updates_per_step.denominator // denominator
         self._ratio = [int(count) for count in state.get("ratio", (0, 0))]
+        self._generators = state.get("generators")
 
     def _info(self) -> InfoStats:
         info = super()._info()
@@ -77,16 +89,37 @@ class OffpolicyTrainer(BaseTrainer):
 
     @contextmanager
     def _collecting(self, progress: Progress) -> Iterator[None]:
-        if not self.async_collection:
-            yield
-            return
-        assert self.train_collector is not None
+        if self.async_collection and self._ahead is None:
+            assert self.train_collector is not None
+            self._ahead = CollectsAhead(
+                self.policy, self.train_collector, self._most_ahead(), self.async_collection, self._generators
+            )
         self._epoch_so_far = progress
-        with CollectsAhead(self.policy, self.train_collector) as self._ahead:
-            try:
-                yield
-            finally:
-                self._ahead = None
+        try:
+            yield
+        finally:
+            if self._is_ahead:  # something was raised, or is not finite
+                self._end_collecting()
+
+    def _end_collecting(self) -> None:
+        ahead, self._ahead = self._ahead, None
+        if ahead is not None:
+            ahead.close()
+            self._generators = ahead.generators
+
+    def _bring_home(self) -> None:
+        if self._ahead is not None:
+            self._ahead.bring_home()
+            self._generators = self._ahead.generators
+
+    def _finish(self) -> None:
+        super()._finish()
+        self._end_collecting()
+
+    def _most_ahead(self) -> int:
+        """Collects that may be under way: what is worth a gradient step, at least one; and the one that is next."""
+        per_collect = self.gradient_steps_per_collect or self._updates_per_step * (self.step_per_collect or 1)
+        return 1 + max(1, math.ceil(1 / per_collect))
 
     @property
     def _is_ahead(self) -> bool:
@@ -95,8 +128,7 @@ class OffpolicyTrainer(BaseTrainer):
     def _ask_ahead(self, ahead: CollectsAhead) -> None:
         """Ask for collects until enough are under way, but for none that will not be learned from."""
         assert self.step_per_collect is not None
-        per_collect = self.gradient_steps_per_collect or self._updates_per_step * self.step_per_collect
-        most = 1 + max(1, math.ceil(1 / per_collect))
+        most = self._most_ahead()
         while len(ahead) < most:
             coming = ahead.steps_to_come * self.frame_skip
             is_enough = self._epoch_so_far.done + coming >= self.step_per_epoch or (
@@ -200,7 +232,7 @@ def offpolicy_trainer(
     episode_per_collect: int | None = None,
     frame_skip: int = 1,
     nan_policy: NanPolicy = "raise",
-    async_collection: bool = False,
+    async_collection: AsyncCollection = False,
 ) -> InfoStats:
     """Train to the end: ``OffpolicyTrainer(...).run()`` in the argument order of Tianshou 0.5.
 

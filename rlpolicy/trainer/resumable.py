@@ -63,6 +63,7 @@ class Resumable(ABC):
         :param path: the folder that was saved to (the newest whole checkpoint in it is taken), or one checkpoint.
         :raises ValueError: there is no whole checkpoint, or it is that of another trainer, policy, or buffer.
         """
+        self._end_collecting()
         load_trainer(self, path)  # type: ignore[arg-type]
 
     load_from_file = load
@@ -78,6 +79,12 @@ class Resumable(ABC):
 
     def _load_own_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have nothing
         """Go on from :meth:`_own_state`."""
+
+    def _bring_home(self) -> None:  # noqa: B027 - most have nothing elsewhere
+        """Let policy and collectors have the state of whoever collects in their place."""
+
+    def _end_collecting(self) -> None:  # noqa: B027
+        """Let nobody collect in their place any more."""
 
     @abstractmethod
     def _emit(self, hook: str, *args: Any) -> None:

@@ -258,7 +258,9 @@ class Collector:
 
     def _check_collect(self, n_step: int | None, n_episode: int | None) -> None:
         if self.elsewhere is not None:
-            raise RuntimeError("a trainer with async_collection uses these environments: wait until its run is over")
+            raise RuntimeError(
+                "a trainer with async_collection uses these environments: end its run, or call its release_collector()"
+            )
         if self.env.is_async != self._is_async and not self._is_async:
             raise InvalidArgument("these environments run asynchronously (wait_num or timeout): use AsyncCollector")
         if n_step is None and n_episode is None:

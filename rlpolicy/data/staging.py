@@ -51,13 +51,19 @@ class Staging:
         return kept
 
 
-def store(kept: Kept, buffer: ReplayBuffer) -> None:
-    """Add to the buffer what a :class:`Staging` has kept, in the same order and portions."""
+def store(kept: Kept, buffer: ReplayBuffer) -> int:
+    """Add to the buffer what a :class:`Staging` has kept, in the same order and portions.
+
+    :return: the number of transitions.
+    """
+    count = 0
     for batch, ids in kept:
         if batch is None:
             buffer.end_episodes(ids)
         else:
             buffer.add(batch, buffer_ids=ids)
+            count += len(ids)
+    return count
 
 
 def _copied(value: Any) -> Any:

@@ -55,14 +55,17 @@ class Station:
             raise Aborted
         try:
             if orders.slot is not None:
-                with torch.no_grad():
-                    torch._foreach_copy_(_tensors(self.acting), self.slots[orders.slot])
-            for part, values in zip(_settable(self.acting), orders.changes or (), strict=False):
+                _copy(self.slots[orders.slot], _tensors(self.acting))
+            for part, values in zip(_settable(_policies(self.acting)), orders.changes or (), strict=False):
                 vars(part).update(values)
             return self.worker.collect(n_step=orders.n_step, random=orders.random), self.staging.take()
         except BaseException:
             self.has_failed = True
             raise
+
+    def interrupt(self) -> None:
+        """End the collect that is running, if there is one, and make no more."""
+        self.staging.is_closed = True
 
     def rest(self) -> Kept:
         """What a collect that has failed leaves."""
@@ -70,7 +73,15 @@ class Station:
 
     def report(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """For a checkpoint: the states of the collector and of the noise."""
-        return collector_state(self.worker), [noise.state_dict() for noise in _noises(self.acting)]
+        return collector_state(self.worker), [noise.state_dict() for noise in _noises(_policies(self.acting))]
+
+
+class _Asked(NamedTuple):
+    """A collect that is under way."""
+
+    future: Future[tuple[CollectStats, Kept]]
+    steps: int
+    slot: int | None
 
 
 class CollectsAhead:
@@ -83,8 +94,8 @@ class CollectsAhead:
     - The training side has the policy and the buffer. What is collected is kept apart, see
       :class:`~rlpolicy.data.staging.Staging`, and added to the buffer when the collect is taken.
     - Weights pass through slots. The training side fills one between two updates, before it asks for the collect that
-      is to use it; the collecting side reads it before the collect begins. There is one slot more than collects can be
-      under way, so one that is filled belongs to a collect that was taken.
+      is to use it; the collecting side reads it before that collect begins. A slot is filled again when the collect
+      that it was filled for has been taken.
 
     Which weights a collect acts with does not depend on the timing, either.
 
@@ -109,11 +120,12 @@ class CollectsAhead:
             raise InvalidArgument(f"async_collection='process' is not possible: {obstacle}; 'thread' is")
         self.policy, self.collector, self.generators = policy, collector, generators
         self.is_process = kind != "thread" and not obstacle
-        self._slots = [[_shared(tensor, self.is_process) for tensor in _tensors(policy)] for _ in range(most + 1)]
-        self._asked: deque[tuple[Future[tuple[CollectStats, Kept]], int]] = deque()
-        self._count = 0
+        self.most = most
+        self._slots = _slots(_tensors(policy), self.is_process)
+        self._asked: deque[_Asked] = deque()
         self._version: Any = None
-        self._settings = _settings(policy)
+        self._parts = _policies(policy)
+        self._settings = _settings(self._parts)
         station = Station(policy, collector, self._slots)
         self._side: Station | Forked = Forked(station, generators) if self.is_process else station
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rlpolicy-collects")
@@ -127,51 +139,50 @@ class CollectsAhead:
     @property
     def steps_to_come(self) -> int:
         """Steps of these collects."""
-        return sum(steps for _, steps in self._asked)
+        return sum(asked.steps for asked in self._asked)
 
     def ask(self, n_step: int, random: bool, version: Any) -> None:
         """Ask for one more collect, with the policy as it is now.
 
         :param version: another one than in the last call: the weights have changed.
         """
-        if len(self._asked) >= len(self._slots) - 1:
-            raise RuntimeError(f"{len(self._asked)} collects are under way, which are all that may be")
+        if len(self) >= self.most:
+            raise RuntimeError(f"{len(self)} collects are under way, which are all that may be")
         slot = changes = None
         if version != self._version:
-            self._version, slot = version, self._count % len(self._slots)
-            with torch.no_grad():
-                torch._foreach_copy_(self._slots[slot], _tensors(self.policy))
-        self._count += 1
-        now = _settings(self.policy)
-        if now != self._settings:  # those that others have changed; the collecting side changes some itself
+            slot = next((i for i in range(len(self._slots)) if all(asked.slot != i for asked in self._asked)), None)
+        if slot is not None:  # else this collect acts with the weights of the one before
+            self._version = version
+            _copy(_tensors(self.policy), self._slots[slot])
+        now = _settings(self._parts)
+        if now != self._settings:  # those that were changed here; the collecting side changes some itself
             changes = [
                 {name: value for name, value in new.items() if old.get(name) != value}
                 for old, new in zip(self._settings, now, strict=False)
             ]
             self._settings = now
-        steps = -(-n_step // self.collector.env_num) * self.collector.env_num
         future = self._thread.submit(self._side.collect, Orders(slot, changes, n_step, random))
-        self._asked.append((future, steps))
+        self._asked.append(_Asked(future, -(-n_step // self.collector.env_num) * self.collector.env_num, slot))
 
     def take(self) -> CollectStats:
         """Wait for the oldest collect that was asked for, and store its transitions in the buffer.
 
         :raises Exception: what the collect has raised; no other was begun after it.
         """
-        stats, kept = self._asked[0][0].result()
+        stats, kept = self._asked[0].future.result()
         self._asked.popleft()
         self._store(stats, kept)
         return stats
 
     def settle(self) -> None:
         """Wait until the collecting side is idle."""
-        wait([future for future, _ in self._asked])
+        wait([asked.future for asked in self._asked])
 
     def bring_home(self) -> None:
         """Give collector and policy the state that the collecting side is in, for a checkpoint."""
         state, noises = self._thread.submit(self._side.report).result()
         self.collector.elsewhere = state
-        for noise, noise_state in zip(_noises(self.policy), noises, strict=False):
+        for noise, noise_state in zip(_noises(self._parts), noises, strict=False):
             noise.load_state_dict(noise_state)
         if isinstance(self._side, Forked):
             self.generators = self._thread.submit(self._side.global_state).result()
@@ -183,21 +194,24 @@ class CollectsAhead:
         environments are gone; and so they are if collects were still under way.
         """
         side, collector = self._side, self.collector
-        is_idle = not self._asked
-        if isinstance(side, Station):
-            side.staging.is_closed = True
-        if is_idle:
-            self.bring_home()
+        is_whole = not self._asked
+        if is_whole:
+            try:
+                self.bring_home()
+            except Exception:  # the process has died meanwhile
+                is_whole = False
+        else:
+            side.interrupt()
         self._thread.shutdown(cancel_futures=True)
-        for future, _ in self._asked:
+        for future in (asked.future for asked in self._asked):
             if not future.cancelled() and future.exception() is None:
                 self._store(*future.result())
-        store(side.rest(), collector.buffer)
+        collector.collect_step += store(side.rest(), collector.buffer)
         self._asked.clear()
         if collector._shaped is not None and collector.elsewhere:
             collector._shaped.load_state_dict(collector.elsewhere["shaped"])
         collector.elsewhere = None
-        if is_idle and isinstance(side, Station) and not side.has_failed:
+        if is_whole and isinstance(side, Station):
             for name, value in vars(side.worker).items():
                 if name not in _OWN:
                     setattr(collector, name, value)
@@ -238,19 +252,19 @@ def _policies(policy: nn.Module) -> list[BasePolicy[Any]]:
     return [part for part in policy.modules() if isinstance(part, BasePolicy)]
 
 
-def _noises(policy: nn.Module) -> list[Scheduled]:
-    return [value for part in _policies(policy) for value in vars(part).values() if isinstance(value, Scheduled)]
+def _noises(policies: list[BasePolicy[Any]]) -> list[Scheduled]:
+    return [value for part in policies for value in vars(part).values() if isinstance(value, Scheduled)]
 
 
-def _settable(policy: nn.Module) -> list[Any]:
-    return [*_policies(policy), *_noises(policy)]
+def _settable(policies: list[BasePolicy[Any]]) -> list[Any]:
+    return [*policies, *_noises(policies)]
 
 
-def _settings(policy: nn.Module) -> list[dict[str, Any]]:
+def _settings(policies: list[BasePolicy[Any]]) -> list[dict[str, Any]]:
     """Attributes such as a scale of exploration."""
     return [
         {name: value for name, value in vars(part).items() if type(value) in _PLAIN and name not in _STATES}
-        for part in _settable(policy)
+        for part in _settable(policies)
     ]
 
 
@@ -263,7 +277,29 @@ def _tensors(policy: nn.Module) -> list[Tensor]:
     return params + buffers
 
 
-def _shared(like: Tensor, is_process: bool) -> Tensor:
-    with torch.no_grad():
-        tensor = torch.empty_like(like, requires_grad=False)
-    return tensor.share_memory_() if is_process else tensor  # type: ignore[no-untyped-call]
+def _copy(source: list[Tensor], target: list[Tensor]) -> None:
+    if source:  # torch refuses empty lists
+        with torch.no_grad():
+            torch._foreach_copy_(target, source)
+
+
+def _slots(like: list[Tensor], is_process: bool) -> list[list[Tensor]]:
+    """Room for copies of all these tensors, several times; in memory that a forked process shares."""
+    slots: list[list[Tensor]] = [[] for _ in range(SLOTS)]
+    for tensor in like:
+        for slot in slots:
+            slot.append(torch.empty_like(tensor, requires_grad=False, memory_format=torch.contiguous_format))
+    if is_process:  # one piece of shared memory per dtype: each takes a file descriptor
+        for dtype in {tensor.dtype for tensor in like}:
+            own = [(slot, i) for slot in slots for i, tensor in enumerate(slot) if tensor.dtype is dtype]
+            shared = torch.empty(sum(slot[i].numel() for slot, i in own), dtype=dtype)
+            shared.share_memory_()  # type: ignore[no-untyped-call]
+            begin = 0
+            for slot, i in own:
+                end = begin + slot[i].numel()
+                slot[i] = shared[begin:end].view(slot[i].shape)
+                begin = end
+    return slots
+
+
+SLOTS = 4

@@ -53,7 +53,7 @@ class Forked:
         context: Any = multiprocessing.get_context("fork")
         self._conn, child = context.Pipe()
         PARENT_ENDS.add(self._conn)
-        seed = int(torch.randint(2**31, ()))
+        seed = int(torch.randint(2**31, ())) if generators is None else 0
         self.process = context.Process(
             target=_serve, args=(child, station, seed, generators), name="rlpolicy-collects", daemon=True
         )
@@ -72,6 +72,11 @@ class Forked:
     def global_state(self) -> Any:
         """Where its global generators stand."""
         return self._call("global_state")
+
+    def interrupt(self) -> None:
+        """End the collect that is running."""
+        if self.process.is_alive():
+            os.kill(self.process.pid, signal.SIGUSR1)
 
     def rest(self) -> Kept:
         """What a collect that has failed leaves; nothing, if the process has ended."""
@@ -119,6 +124,7 @@ def _serve(conn: "Connection[Any, Any]", station: "Station", seed: int, generato
     # Ctrl-C is for the parent; its own handlers, which were inherited, are not for here
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.signal(signal.SIGUSR1, lambda *_: station.interrupt())
     torch.set_num_threads(1)  # those of the parent do not exist here
     if generators is None:
         seed_everything(seed)

@@ -56,7 +56,7 @@ class OffpolicyTrainer(BaseTrainer):
             )
 
     def _clear(self) -> None:
-        self._end_collecting()
+        self.release_collector()
         self._generators: dict[str, Any] | None = None
         """Where the global generators of the collecting process stand."""
         super()._clear()
@@ -99,9 +99,10 @@ class OffpolicyTrainer(BaseTrainer):
             yield
         finally:
             if self._is_ahead:  # something was raised, or is not finite
-                self._end_collecting()
+                self.release_collector()
 
-    def _end_collecting(self) -> None:
+    def release_collector(self) -> None:
+        """See :meth:`~rlpolicy.trainer.resumable.Resumable.release_collector`."""
         ahead, self._ahead = self._ahead, None
         if ahead is not None:
             ahead.close()
@@ -114,12 +115,12 @@ class OffpolicyTrainer(BaseTrainer):
 
     def _finish(self) -> None:
         super()._finish()
-        self._end_collecting()
+        self.release_collector()
 
     def _most_ahead(self) -> int:
         """Collects that may be under way: what is worth a gradient step, at least one; and the one that is next."""
         per_collect = self.gradient_steps_per_collect or self._updates_per_step * (self.step_per_collect or 1)
-        return 1 + max(1, math.ceil(1 / per_collect))
+        return 1 + min(max(1, math.ceil(1 / per_collect)), 64)
 
     @property
     def _is_ahead(self) -> bool:
@@ -128,8 +129,7 @@ class OffpolicyTrainer(BaseTrainer):
     def _ask_ahead(self, ahead: CollectsAhead) -> None:
         """Ask for collects until enough are under way, but for none that will not be learned from."""
         assert self.step_per_collect is not None
-        most = self._most_ahead()
-        while len(ahead) < most:
+        while len(ahead) < ahead.most:
             coming = ahead.steps_to_come * self.frame_skip
             is_enough = self._epoch_so_far.done + coming >= self.step_per_epoch or (
                 self.total_steps is not None and self.env_step + coming >= self.total_steps

@@ -63,7 +63,7 @@ class Resumable(ABC):
         :param path: the folder that was saved to (the newest whole checkpoint in it is taken), or one checkpoint.
         :raises ValueError: there is no whole checkpoint, or it is that of another trainer, policy, or buffer.
         """
-        self._end_collecting()
+        self.release_collector()
         load_trainer(self, path)  # type: ignore[arg-type]
 
     load_from_file = load
@@ -83,8 +83,11 @@ class Resumable(ABC):
     def _bring_home(self) -> None:  # noqa: B027 - most have nothing elsewhere
         """Let policy and collectors have the state of whoever collects in their place."""
 
-    def _end_collecting(self) -> None:  # noqa: B027
-        """Let nobody collect in their place any more."""
+    def release_collector(self) -> None:  # noqa: B027
+        """End what ``async_collection`` collects with, so that the train collector can be used before the run is over.
+
+        The run may go on afterwards. With a process the running episodes are cut.
+        """
 
     @abstractmethod
     def _emit(self, hook: str, *args: Any) -> None:

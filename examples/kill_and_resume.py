@@ -60,7 +60,7 @@ def train(args: Args, folder: Path, result: Path) -> None:
     envs = [DummyVectorEnv([lambda: gym.make("Pendulum-v1") for _ in range(2)]) for _ in range(2)]
     collector = Collector(policy, envs[0], VectorReplayBuffer(4_000, 2), exploration_noise=True)
     trainer = OffpolicyTrainer(
-        policy, args.steps // 2_000, 32, collector, Collector(policy, envs[1]), step_per_epoch=2_000,
+        policy, args.steps // 500, 32, collector, Collector(policy, envs[1]), step_per_epoch=500,
         episode_per_test=2, step_per_collect=2, update_per_step=0.5, seed=args.seed, verbose=False,
         callbacks=[Checkpoint(folder, every_steps=args.save_every, keep=2)],
     )  # fmt: skip

@@ -13,7 +13,7 @@ RUNS = {
     "ddpg_pendulum.py": "--epochs 1 --steps-per-epoch 240 --train-envs 2 --seed 3",
     "ddpg_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
     "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
-    "kill_and_resume.py": "--kills 2 --steps 2000 --longest 0.3",
+    "kill_and_resume.py": "--kills 2 --steps 500 --save-every 50 --longest 0.3",
     "own_loop.py": "--steps 600 --warmup 300",
     "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
     "actor_critic_mujoco.py": "--algo crossq --task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 "
@@ -51,6 +51,7 @@ def check_training(tmp_path: Path, printed: str) -> None:
     assert list(tmp_path.glob("runs/**/events.out.tfevents*")), "no TensorBoard file was written"
 
 
+@pytest.mark.usefixtures("short_pendulum")
 @pytest.mark.parametrize("option", ["--no-compile", "--compile"])
 def test_pendulum(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -67,6 +68,7 @@ def test_mujoco(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.
     assert "actor.last.model.0.weight" in torch.load(weights, weights_only=True)
 
 
+@pytest.mark.usefixtures("short_pendulum")
 @pytest.mark.parametrize(
     ("name", "needs"),
     [

@@ -1,5 +1,6 @@
 """A collector in a checkpoint: its counters, what it knows of the environments, and the environments themselves."""
 
+import copy
 import hashlib
 import warnings
 from collections.abc import Sequence
@@ -10,8 +11,10 @@ import torch
 
 from rlpolicy.data.batch import Batch, stack_dicts
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.storage import leaves
 from rlpolicy.data.collector import Collector, Ready
 from rlpolicy.data.utils.rows import put_rows, zero_rows
+from rlpolicy.utils.errors import DamagedFile
 from rlpolicy.utils.rng import set_space_state, space_state
 
 
@@ -33,11 +36,33 @@ def collector_state(collector: Collector) -> dict[str, Any]:
 
 
 def check_collector_state(collector: Collector, state: dict[str, Any]) -> None:
-    """Raise a ValueError when the state is that of another collector."""
+    """Raise a ValueError when the state is that of another collector, or none at all; nothing is changed."""
     if state["env_num"] != collector.env_num:
         raise ValueError(f"the checkpoint has {state['env_num']} environments, this collector {collector.env_num}")
     if (state["shaped"] is None) != (collector._shaped is None):
         raise ValueError("the checkpoint and this collector differ: one of them has a reward_shaper")
+    counts, seconds = state["counts"], state["collect_time"]
+    if counts.keys() != {"collect_step", "collect_episode"} or any(type(n) is not int for n in counts.values()):
+        raise DamagedFile(f"the counters of a collector cannot be {counts}")
+    if type(seconds) is not float or "envs" not in state:
+        raise DamagedFile(f"the state of a collector has not only {sorted(state)}, and not the time {seconds!r}")
+    for space, generators in zip(collector.env.action_space, state["spaces"], strict=True):
+        set_space_state(copy.deepcopy(space), generators)
+    if state["ready"] is not None:
+        _check_ready(Ready(**state["ready"]), collector.env_num)
+
+
+def _check_ready(ready: Ready, env_num: int) -> None:
+    """Each environment that waits for an action is one of ours, waits once, and has an observation and an info."""
+    ids = ready.ids
+    if ids.dtype != np.int64 or ids.ndim != 1 or not len(ids) or len(np.unique(ids)) < len(ids):
+        raise DamagedFile(f"environments that wait for an action cannot be {ids}")
+    if ids.min() < 0 or ids.max() >= env_num:
+        raise DamagedFile(f"there are {env_num} environments, {ids} wait for an action")
+    for name, rows in (("observations", ready.obs), ("infos", ready.info)):
+        columns = leaves(rows) if isinstance(rows, Batch) else [(name, rows)]
+        if any(len(column) != len(ids) for _, column in columns):
+            raise DamagedFile(f"{len(ids)} environments wait for an action, their {name} are not as many")
 
 
 def load_collector_state(collector: Collector, state: dict[str, Any]) -> None:
@@ -94,7 +119,10 @@ def _restore_envs(collector: Collector, envs: Any, ready: Ready) -> dict[int, st
     buffer = collector.buffer
     rows = [buffer.running_rows(i) for i in range(collector.env_num)]
     actions = [None if r is None else _env_actions(collector, r) for r in rows]
-    replays = collector.env.load_state_dict(envs, actions)  # type: ignore[attr-defined]  # else there is no state
+    try:
+        replays = collector.env.load_state_dict(envs, actions)  # type: ignore[attr-defined]  # else there is no state
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:  # a state of other environments
+        replays = [f"{type(error).__name__}: {error}"] * collector.env_num
     reasons = {
         i: replay if isinstance(replay, str) else _difference(collector, ready, i, rows[i], replay)
         for i, replay in enumerate(replays)

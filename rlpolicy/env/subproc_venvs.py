@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from rlpolicy.env.episode import Replay
 from rlpolicy.env.utils import ENV_TYPE, Ids, collate, tag_infos
 from rlpolicy.env.venv_base import BaseVectorEnv, check_arguments
 from rlpolicy.env.worker.process import LOST, EnvProcess, Restarted, end_processes
@@ -187,6 +188,16 @@ class SubprocVectorEnv(BaseVectorEnv):
         results = [result for process in groups for result in process.recv()]
         self._supervisor.note_seeds(seeds)
         return results
+
+    def state_dict(self) -> dict[str, Any]:
+        """See the base class; and what an environment that breaks later begins anew with."""
+        return {**super().state_dict(), "past": self._supervisor.state()}
+
+    def load_state_dict(self, state: dict[str, Any], actions: Sequence[Sequence[Any] | None]) -> list[Replay | str]:
+        """See the base class."""
+        if "past" in state:  # of such a vector environment
+            self._supervisor.load_state(state["past"])
+        return super().load_state_dict(state, actions)
 
     def _failed(self, i: int, error: Exception) -> None:
         """The error names the environment already, and the workers have ended."""

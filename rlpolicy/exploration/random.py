@@ -324,7 +324,7 @@ class EpsilonGreedy(Scheduled):
         if self.epsilon == 0.0:
             return act
         explore = self.rng.random(len(act)) < self.epsilon
-        n_explore = int(explore.sum())
+        n_explore = int(np.count_nonzero(explore))
         if n_explore == 0:
             return act
         replaced = act.copy()

@@ -22,6 +22,9 @@ def follow_steps(
         steps; each (B,).
     """
     rows = [np.asarray(indices)]
+    if n_step == 1:  # most often: there is nothing to follow
+        goes_on = ~np.asarray(buffer.terminated[rows[0]], np.bool_)
+        return np.asarray(buffer.rew[rows[0]], np.float64), np.asarray(gamma * goes_on, np.float64), rows[0]
     going = np.ones((n_step, len(indices)), np.bool_)
     for k in range(1, n_step):
         rows.append(buffer.next(rows[-1]))  # stays where it is at the end of an episode and at the newest row

@@ -195,6 +195,8 @@ def _apply(trainer: "BaseTrainer", state: dict[str, Any], fill_buffers: list[Cal
         averages = {name: _average(*average) for name, average in state["averages"].items()}
         counters = {name: state["counters"][name] for name in COUNTERS}
         seconds = {name: float(state["seconds"][name]) for name in ("total", "update")}
+        has_best, best_weights = bool(state["has_best"]), state["best_weights"]
+        logger, callbacks, collectors = state["logger"], state["callbacks"], state["collectors"]
         trainer.policy.load_training_state(state["policy"])
         set_global_state(state["generators"])
         trainer._clear()
@@ -207,16 +209,16 @@ def _apply(trainer: "BaseTrainer", state: dict[str, Any], fill_buffers: list[Cal
         raise DamagedFile(f"the checkpoint does not hold the state of such a trainer: {error!r}") from error
     vars(trainer).update(counters)
     trainer._progress, trainer.history, trainer.stat = progress, history, averages
-    trainer._has_best, trainer.best_weights = bool(state["has_best"]), state["best_weights"]
+    trainer._has_best, trainer.best_weights = has_best, best_weights
     trainer.policy_update_time = seconds["update"]
     trainer._is_started = trainer._is_loaded = trainer.is_resumed = True
-    if state["logger"] is not None and hasattr(trainer.logger, "load_state_dict"):
-        trainer.logger.load_state_dict(state["logger"])
-    trainer._callbacks.load_state(state["callbacks"])
+    if logger is not None and hasattr(trainer.logger, "load_state_dict"):
+        trainer.logger.load_state_dict(logger)
+    trainer._callbacks.load_state(callbacks)
     for fill in fill_buffers:
         fill()
     for name, collector in trainer._collectors().items():
-        load_collector_state(collector, state["collectors"][name])
+        load_collector_state(collector, collectors[name])
     trainer.start_time = time.time() - seconds["total"]
     set_global_state(state["generators"])  # environments that were played again may have drawn from them
     if progress is None and trainer.epoch > trainer.start_epoch:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
+from rlpolicy.utils.adam import adam_step, clear_gradients
 from rlpolicy.utils.precision import scaler
 from rlpolicy.utils.watch import running
 
@@ -34,7 +35,7 @@ def descend(
     :param max_grad_norm: rescale the gradients so that their joint L2 norm is at most this; None: leave them.
     :return: the gradients' joint L2 norm before clipping, still on its device, or None without clipping.
     """
-    optim.zero_grad()
+    clear_gradients(optim)
     params = None if params is None else list(params)
     is_fit = _backward((optim,), loss, params)
     norm = None
@@ -66,8 +67,8 @@ def _params(optim: Optimizer) -> list[Tensor]:
 def step(optim: Optimizer) -> None:
     """``optim.step()``; Adam and AdamW on the CPU, when their user has not chosen, by torch's fused kernel.
 
-    It computes the same in one call per network instead of eight per parameter: half the time at 2 x 128 and at 2 x
-    256 units. The optimiser's ``param_groups`` say ``fused=True`` afterwards.
+    It computes the same in one call per network instead of eight per parameter, see
+    :func:`~rlpolicy.utils.adam.adam_step`. The optimiser's ``param_groups`` say ``fused=True`` afterwards.
     """
     if optim not in _seen:
         _seen.add(optim)
@@ -77,7 +78,8 @@ def step(optim: Optimizer) -> None:
         if type(optim) in (Adam, AdamW) and on_cpu and not chosen:
             for group in optim.param_groups:
                 group["fused"] = True if group["fused"] is None else group["fused"]
-    optim.step()
+    if not adam_step(optim):
+        optim.step()
 
 
 _NOT_FUSED = ("capturable", "differentiable")
@@ -94,7 +96,7 @@ def descend_each(optims: Sequence[Optimizer], loss: Tensor, max_grad_norm: float
     """
     optims = list(dict.fromkeys(optims))  # one may have been given for all
     for optim in optims:
-        optim.zero_grad()
+        clear_gradients(optim)
     is_fit = _backward(optims, loss)
     if (watch := running()) is not None and (is_fit or not loss.isfinite()):
         watch.before_step(optims, loss)

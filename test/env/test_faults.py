@@ -40,7 +40,7 @@ NAMES = {RAISE: "raise", KILL: "kill", HANG: "hang", EXIT: "exit", CRASH: "crash
 faults = pytest.mark.parametrize("fault", NAMES, ids=NAMES.values())
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=["subproc", "2 workers", pytest.param("shmem", marks=pytest.mark.slow)])
 def make(request: Any, closing: Any) -> Any:
     """Makes four environments of each kind."""
 
@@ -480,8 +480,7 @@ def test_closing(closing: Any, caplog: pytest.LogCaptureFixture) -> None:
     assert children() == started
 
 
-@pytest.mark.parametrize("on_error", ["raise", "restart"])
-@pytest.mark.parametrize("share_memory", [False, True])
+@pytest.mark.parametrize(("on_error", "share_memory"), [("raise", True), ("restart", False)])
 def test_constructor_that_raises_leaves_nothing(
     on_error: Any, share_memory: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -196,7 +196,7 @@ def test_same_data_of_gymnasium_environments(kit: Any, closing: Any, name: str, 
     assert kit.rollout(closing(OWN[kind](fns)), 60, act=act) == want
 
 
-@pytest.mark.parametrize("context", ["spawn", "forkserver"])
+@pytest.mark.parametrize("context", ["spawn", pytest.param("forkserver", marks=pytest.mark.slow)])
 def test_start_methods(kit: Any, closing: Any, context: Any) -> None:
     v = closing(SubprocVectorEnv(kit.fns(3), context=context, num_workers=1))
     assert kit.rollout(v, 15) == kit.rollout(DummyVectorEnv(kit.fns(3)), 15)

@@ -208,7 +208,8 @@ def test_nothing_is_left_when_the_caller_ends(tmp_path: Path, how: str) -> None:
     """Neither processes nor shared memory, even if the caller is killed."""
     script = tmp_path / "run.py"
     script.write_text(
-        "import os, signal, sys\n"
+        "import os, signal, sys, weakref\n"
+        "weakref.finalize(os, int)\n"  # before multiprocessing is imported: it then ends before such finalizers
         "import gymnasium as gym\n"
         "from rlpolicy.env.venvs import SubprocVectorEnv, ShmemVectorEnv\n"
         "vs = [c([lambda: gym.make('CartPole-v1')] * 3) for c in (SubprocVectorEnv, ShmemVectorEnv)]\n"
@@ -235,6 +236,7 @@ def test_signals_for_the_caller_are_not_for_the_workers(kit: Any, closing: Any) 
     v.reset()
     for pid in pids_of(v):
         os.kill(pid, signal.SIGINT)
+        os.kill(pid, signal.SIGTERM)
     time.sleep(0.05)
     assert len(v.step([0, 0])[0]) == 2
 

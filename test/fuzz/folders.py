@@ -216,6 +216,30 @@ FORGERIES: dict[str, tuple[Callable[[Path], None], str]] = {
     "other weights": (_document(lambda d: d["tree"].pop("weights", None) or d["tree"].pop("policy")), "hold|weights"),
 }
 
+
+def _tree(*keys: str, to: Any) -> Callable[[Path], None]:
+    """Another value somewhere in the tree of the state."""
+
+    def change(document: dict[str, Any]) -> None:
+        node = document["tree"]
+        for key in keys[:-1]:
+            node = node[key]
+        node[keys[-1]] = to
+
+    return _document(change)
+
+
+FORGERIES_OF_RUNS: dict[str, tuple[Callable[[Path], None], str]] = {
+    "counters that are text": (_tree("collectors", "train", "counts", "collect_step", to="7"), "counters"),
+    "other counters": (_tree("collectors", "train", "counts", to={"policy": 3}), "counters"),
+    "no environments": (_tree("collectors", "train", "ready", "ids", to=[]), "."),
+    "time that is text": (_tree("collectors", "train", "collect_time", to="long"), "time"),
+    "spaces that are numbers": (_tree("collectors", "train", "spaces", to=[3]), "."),
+    "no logger": (_document(lambda d: d["tree"].pop("logger") and None), "logger"),
+    "no best weights": (_document(lambda d: d["tree"].pop("best_weights") and None), "best_weights"),
+    "no callbacks": (_document(lambda d: d["tree"].pop("callbacks") and None), "callbacks"),
+}
+
 LOADERS = [
     Loader(
         name="policy",
@@ -233,6 +257,6 @@ LOADERS = [
         same=same_tree,
         reseal=_reseal,
         inner_checksum=False,
-        forgeries=FORGERIES,
+        forgeries=FORGERIES | FORGERIES_OF_RUNS,
     ),
 ]

@@ -1,5 +1,7 @@
 """Damaged and forged files: a clear error or exactly what was written, never a crash, a part, or executed code."""
 
+import functools
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from . import buffers, folders, mutations
 from .loader import Canary, Loader
 
 LOADERS = [*buffers.LOADERS, *folders.LOADERS]
-FEW, MANY = 100, 10_000
+FEW, MANY = 50, 10_000
 """Damaged files per loader, by default and in the slow test."""
 
 
@@ -29,15 +31,20 @@ def canary(tmp_path: Path) -> Any:
     assert not Canary.trace.exists()
 
 
+@functools.cache
+def written(number: int) -> tuple[dict[str, Any], dict[str, mutations.Content]]:
+    """What the loader of that number writes, and what must be read from it; written once for all tests."""
+    with tempfile.TemporaryDirectory() as folder:
+        originals = LOADERS[number].write(Path(folder))
+        return originals, {name: mutations.read(Path(folder) / name) for name in originals}
+
+
 class Examples:
     """What a loader writes, and a place to damage it."""
 
     def __init__(self, loader: Loader, folder: Path) -> None:
         self.loader, self.folder = loader, folder
-        written = folder / "written"
-        written.mkdir()
-        self.originals = loader.write(written)
-        self.contents = {name: mutations.read(written / name) for name in self.originals}
+        self.originals, self.contents = written(LOADERS.index(loader))
         self.n_whole = 0
 
     def place(self, name: str, content: mutations.Content, number: int) -> Path:

@@ -59,7 +59,7 @@ class World(gym.Env[Any, Any]):
 
 
 def run(policy: Any, name: str) -> Collector:
-    """Two environments, a buffer, 40 steps, 20 updates, a test."""
+    """Two environments, a buffer, 28 steps, 7 updates, a test."""
     space = SPACES.get(name, BOX)
     envs = DummyVectorEnv([lambda: World(space) for _ in range(2)])
     train = Collector(policy, envs, VectorReplayBuffer(100, 2), exploration_noise=True)
@@ -69,16 +69,16 @@ def run(policy: Any, name: str) -> Collector:
         8,
         train,
         Collector(policy, DummyVectorEnv([lambda: World(space)])),
-        step_per_epoch=40,
+        step_per_epoch=28,
         step_per_collect=2,
         episode_per_test=1,
-        update_per_step=0.5,
+        update_per_step=0.25,
         seed=0,
         verbose=False,
         show_progress=False,
     )
     info = trainer.run()
-    assert info.gradient_step == 20
+    assert info.gradient_step == 7
     losses = trainer.history[-1].training_stat.get_loss_stats_dict()  # type: ignore[union-attr]
     assert all(np.isfinite(value) for value in losses.values())
     return train
@@ -103,7 +103,7 @@ def test_privileged_critic_and_nested_keys(name: str) -> None:
     train = run(policy, name)
     rows = train.buffer[:]
     obs = rows.obs
-    assert obs.inner.b.shape == (40, 1)
+    assert obs.inner.b.shape == (28, 1)
     other = Batch(a=obs.a, inner=Batch(b=obs.inner.b + 3.0), image=obs.image)
     policy.eval()
     with torch.no_grad():
@@ -137,7 +137,7 @@ def test_scaled_real_entries_beside_an_image(name: str) -> None:
     rows = train.buffer[:].obs
     scaler = policy.obs_preprocessor
     for part, data in ((scaler["a"], rows.a), (scaler["inner"]["b"], rows.inner.b)):
-        assert part.count.item() == 40
+        assert part.count.item() == 28
         np.testing.assert_allclose(part.mean, data.mean(0, dtype=np.float64), rtol=1e-10)
         np.testing.assert_allclose(part.var, data.var(0, dtype=np.float64), rtol=1e-10)
     assert "image" not in scaler.parts

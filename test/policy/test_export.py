@@ -39,6 +39,12 @@ def expected(policy: Any, obs: Any) -> np.ndarray:
         return np.asarray(policy.map_action(policy(Batch(obs=obs, info=Batch())).act))
 
 
+def inputs(policy: Any, obs: Any) -> dict[str, np.ndarray]:
+    """What the exported policy takes at the beginning of episodes."""
+    module = Deterministic(export._copy(policy), obs)
+    return dict(zip(module.input_names, (x.numpy() for x in export._inputs(module, obs)), strict=True))
+
+
 # -- safetensors ------------------------------------------------------------------------------------------------------
 
 
@@ -160,9 +166,7 @@ def test_onnx_acts_like_the_policy(name: str, tmp_path: Path, run_onnx: Any) -> 
     assert torch.equal(torch.random.get_rng_state(), drawn)
     for n in (1, 7, 40):
         obs = draw(n)
-        module = Deterministic(export._copy(policy), obs)
-        given = zip(module.input_names, export._inputs(module, obs), strict=True)
-        act = run_onnx(tmp_path / "policy.onnx", {name: value.numpy() for name, value in given})[0]
+        act = run_onnx(tmp_path / "policy.onnx", inputs(policy, obs))[0]
         if name == "iqn":
             many = np.stack([expected(policy, obs) for _ in range(9)])
             assert (np.median(many, axis=0) == act).mean() > 0.8
@@ -179,10 +183,9 @@ def test_onnx_of_dict_observations(name: str, tmp_path: Path, run_onnx: Any) -> 
     policy = trained(name, keys=zoo.KEYS, observation_space=DICT)
     policy.export(tmp_path / "policy.onnx")
     obs = draw(dict_obs=True)
-    module = Deterministic(export._copy(policy), obs)
-    given = zip(module.input_names, export._inputs(module, obs), strict=True)
-    act = run_onnx(tmp_path / "policy.onnx", {name: value.numpy() for name, value in given})[0]
-    assert module.input_names[:2] == ["obs.a", "obs.b"]
+    given = inputs(policy, obs)
+    assert [*given][:2] == ["obs.a", "obs.b"]
+    act = run_onnx(tmp_path / "policy.onnx", given)[0]
     if name != "iqn":
         np.testing.assert_allclose(act, expected(policy, obs), rtol=1e-4, atol=1e-5)
 
@@ -193,7 +196,9 @@ def test_onnx_with_masks(name: str, tmp_path: Path, run_onnx: Any) -> None:
     policy = trained(name)
     rows = zoo.transitions(name, 64, mask=True, seed=4).obs
     policy.export(tmp_path / "policy.onnx", obs=rows)
-    act, logits = run_onnx(tmp_path / "policy.onnx", {"obs.obs": rows.obs, "obs.mask": rows.mask})
+    given = inputs(policy, rows)
+    assert [*given][:2] == ["obs.obs", "obs.mask"]
+    act, logits, *_ = run_onnx(tmp_path / "policy.onnx", given)
     assert rows.mask[np.arange(64), act].all()
     assert logits.shape[:2] == (64, zoo.N)
 
@@ -203,11 +208,8 @@ def test_onnx_with_masks(name: str, tmp_path: Path, run_onnx: Any) -> None:
 def test_onnx_with_a_normaliser(name: str, tmp_path: Path, run_onnx: Any) -> None:
     policy = trained(name, obs_preprocessor=RunningStandardScaler(zoo.OBS), observation_space=SPACE)
     policy.export(tmp_path / "policy.onnx")
-    obs, state = draw() * 3 + 1, {}
-    if name == "recurrent_td3":
-        zeros = export._inputs(Deterministic(export._copy(policy), obs), obs)[1:]
-        state = {f"state.actor.{part}": x.numpy() for part, x in zip(("hidden", "cell"), zeros, strict=True)}
-    got = run_onnx(tmp_path / "policy.onnx", {"obs": obs, **state})[0]
+    obs = draw() * 3 + 1
+    got = run_onnx(tmp_path / "policy.onnx", inputs(policy, obs))[0]
     np.testing.assert_allclose(got, expected(policy, obs), rtol=1e-4, atol=1e-5)
 
 

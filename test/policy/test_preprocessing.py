@@ -73,7 +73,10 @@ def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
 
-@pytest.mark.parametrize("dict_obs", [False, True])
+@pytest.mark.parametrize(
+    ("name", "dict_obs"),
+    [*((name, False) for name in ZOO), *((name, True) for name in ("dqn", "fqf", "ddpg", "sac", "recurrent_sac"))],
+)
 def test_all_networks_see_through_it(name: str, dict_obs: bool) -> None:
     """Acting, targets and losses: as the policy without it on observations that were changed beforehand."""
     keys = KEYS if dict_obs else None
@@ -89,11 +92,11 @@ def test_all_networks_see_through_it(name: str, dict_obs: bool) -> None:
 
 
 def test_every_observation_is_counted_once(name: str) -> None:
-    rows = transitions(name, 90)
+    rows = transitions(name, 45)
     policy = make(name, obs_preprocessor=RunningStandardScaler(OBS))
-    buffer = ReplayBuffer(40, seed=0)
+    buffer = ReplayBuffer(20, seed=0)
     seen: list[np.ndarray] = []
-    for i in range(90):
+    for i in range(45):
         buffer.add(rows[i])
         seen.append(rows.obs[i])
         if i % 7 == 6:
@@ -101,14 +104,14 @@ def test_every_observation_is_counted_once(name: str) -> None:
             policy.update(8, buffer)
             np.testing.assert_allclose(policy.obs_preprocessor.mean, mean(seen), rtol=1e-10, atol=1e-12)
             np.testing.assert_allclose(policy.obs_preprocessor.var, np.var(np.float64(seen), 0), rtol=1e-8)
-    assert policy.obs_preprocessor.count.item() == 84
+    assert policy.obs_preprocessor.count.item() == 42
     policy.eval()
     policy.update(8, buffer)
     policy.act(rows.obs)
-    assert policy.obs_preprocessor.count.item() == 84  # frozen in evaluation ...
+    assert policy.obs_preprocessor.count.item() == 42  # frozen in evaluation ...
     policy.train()
     policy.update(8, buffer)
-    assert policy.obs_preprocessor.count.item() == 90  # ... and nothing was lost
+    assert policy.obs_preprocessor.count.item() == 45  # ... and nothing was lost
 
 
 def test_state_dict_copies_and_pickles(name: str) -> None:

@@ -68,7 +68,7 @@ def make_trainer(
         "step_per_epoch": 60,
         "step_per_collect": n,
         "batch_size": 16,
-        "update_per_step": 0.4,
+        "update_per_step": 0.2,
         "random_steps": 30,
         "seed": seed,
         "verbose": False,
@@ -84,7 +84,7 @@ def close(trainer: Any) -> None:
             collector.env.close()
 
 
-def facts(trainer: Any, actions: int = 250) -> dict[str, Any]:
+def facts(trainer: Any, actions: int = 50) -> dict[str, Any]:
     """Weights, buffer, stats, counters, and the next actions of a run (which changes it)."""
     buffer, policy = trainer.train_collector.buffer, trainer.policy
     held = buffer[:]

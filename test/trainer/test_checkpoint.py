@@ -57,10 +57,10 @@ class SaveIn(Callback):
             trainer.save(self.path)
 
 
-def uninterrupted(make: Make) -> dict[str, Any]:
+def uninterrupted(make: Make, actions: int = 50) -> dict[str, Any]:
     trainer = make()
     trainer.run()
-    found = facts(trainer)
+    found = facts(trainer, actions)
     close(trainer)
     return found
 
@@ -77,13 +77,13 @@ def stopped_at(make: Make, env_step: int, path: Path) -> None:
     close(trainer)
 
 
-def resumed(make: Make, path: Path, **options: Any) -> dict[str, Any]:
-    trainer = make(**options)
+def resumed(make: Make, path: Path, actions: int = 50) -> dict[str, Any]:
+    trainer = make()
     trainer.load(path)
     torch.manual_seed(12345)  # whatever happens between load and run: this must be noticed
     trainer.load(path)
     assert trainer.run().stop_reason == "max_epoch reached"
-    found = facts(trainer)
+    found = facts(trainer, actions)
     close(trainer)
     return found
 
@@ -133,11 +133,11 @@ def test_every_combination(algorithm: str, task: str, n: int, venv: Any, tmp_pat
         pytest.importorskip("mujoco")
     if task == "LunarLander-v3":
         pytest.importorskip("Box2D")
-    make = partial(make_trainer, algorithm, task, n, venv)
-    expected = uninterrupted(make)
+    make = partial(make_trainer, algorithm, task, n, venv, update_per_step=0.4)
+    expected = uninterrupted(make, 1_000)
     for env_step in STOPS:
         stopped_at(make, env_step, tmp_path / str(env_step))
-        assert_same(resumed(make, tmp_path / str(env_step)), expected)
+        assert_same(resumed(make, tmp_path / str(env_step), 1_000), expected)
 
 
 @pytest.mark.parametrize("hook", ["on_train_start", "on_update", "on_test", "on_epoch_end"])
@@ -387,7 +387,7 @@ def test_callbacks_with_a_state(tmp_path: Path) -> None:
     counter = Counter()
     trainer = make_trainer(callbacks=[counter])
     trainer.load(tmp_path)
-    assert (counter.count, counter.starts) == (40, 0)
+    assert (counter.count, counter.starts) == (20, 0)
     trainer.run()
     assert (counter.count, counter.starts) == (trainer.gradient_step, 1)
 
@@ -438,10 +438,15 @@ def test_state_dict_is_a_plain_tree() -> None:
 # -- what cannot be ----------------------------------------------------------------------------------------------------
 
 
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    stopped_at(make_trainer, 130, folder := tmp_path_factory.mktemp("written"))
+    return folder
+
+
 @pytest.fixture
-def saved(tmp_path: Path) -> Path:
-    stopped_at(make_trainer, 130, tmp_path / "saves")
-    return tmp_path / "saves"
+def saved(written: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(written, tmp_path / "saves"))
 
 
 def untouched(trainer: Any) -> Callable[[], bool]:

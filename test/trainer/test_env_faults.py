@@ -21,6 +21,8 @@ from rlpolicy.data.collector import Collector
 from rlpolicy.env.venvs import ShmemVectorEnv, SubprocVectorEnv
 from rlpolicy.env.worker import supervisor
 from rlpolicy.policy.modelfree.dqn import DQNPolicy
+from rlpolicy.trainer.callbacks.base import Callback
+from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
 from rlpolicy.trainer.offpolicy import OffpolicyTrainer
 from rlpolicy.utils.net.common import Net
 
@@ -60,7 +62,7 @@ def dqn() -> DQNPolicy:
     return DQNPolicy(model=net, optim=optim, action_space=spaces.Discrete(3), estimation_step=3)
 
 
-def trainer_of(envs: Any, epochs: int, steps: int) -> OffpolicyTrainer:
+def trainer_of(envs: Any, epochs: int, steps: int, **options: Any) -> OffpolicyTrainer:
     policy = dqn()
     return OffpolicyTrainer(
         policy=policy,
@@ -74,6 +76,7 @@ def trainer_of(envs: Any, epochs: int, steps: int) -> OffpolicyTrainer:
         seed=0,
         show_progress=False,
         verbose=False,
+        **options,
     )
 
 
@@ -146,6 +149,42 @@ def test_run_with_faults(kind: str, each: int, tmp_path: Path, caplog: pytest.Lo
     envs.close()
     assert children() == started
     assert shared_memory() == memory
+
+
+class Brittle(FaultyEnv):
+    """Breaks at random, of which its generator decides."""
+
+    def step(self, action: Any) -> Any:
+        return super().step(RAISE if self.np_random.random() < 0.03 else action)
+
+
+def test_a_run_with_restarts_goes_on_bit_for_bit(tmp_path: Path) -> None:
+    """Also with those that come after a checkpoint was loaded: their episodes follow from the seeds before it."""
+
+    def train(*callbacks: Callback, saves: Path | None = None) -> tuple[list[np.ndarray], int]:
+        envs = SubprocVectorEnv([lambda: Brittle(LENGTH)] * N, num_workers=2, on_error="restart", max_restarts=100)
+        trainer = trainer_of(envs, epochs=2, steps=80, callbacks=callbacks)
+        if saves is not None:
+            trainer.load(saves)
+        trainer.run()
+        envs.close()
+        assert trainer.train_collector is not None
+        held = trainer.train_collector.buffer[:]
+        weights = [value.numpy() for value in trainer.policy.state_dict().values()]
+        restarts = sum(epoch.train_collect_stat.n_env_restarts for epoch in trainer.history)
+        return [*weights, held.obs, held.act, held.rew, held.obs_next, held.truncated], restarts
+
+    class StopAt(Callback):
+        def on_collect(self, trainer: Any, stats: Any) -> None:
+            if trainer.env_step >= 92:
+                trainer.request_stop("enough")
+
+    whole, n_restarts = train()
+    _, before = train(Checkpoint(tmp_path), StopAt())
+    parts, told = train(saves=tmp_path)
+    assert 0 < before < n_restarts == told
+    for ours, theirs in zip(parts, whole, strict=True):
+        np.testing.assert_array_equal(ours, theirs)
 
 
 @pytest.mark.slow

@@ -1,10 +1,10 @@
 """Signals end a run in order: in this process, and in a process of its own."""
 
+import multiprocessing
 import os
 import signal
-import subprocess
-import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,14 @@ from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
 
 from .runs import assert_same, facts, make_trainer
+
+
+@pytest.fixture(autouse=True)
+def _usual_handlers() -> Iterator[None]:
+    """Those that Python sets of itself; a shell's job in the background is started with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class SignalAt(Callback):
@@ -70,32 +78,35 @@ def test_other_threads_have_no_signals() -> None:
     assert reasons == ["max_epoch reached"]
 
 
-SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[2])
-from runs import make_trainer
-from rlpolicy.trainer.callbacks.base import Callback
-from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
-
 class Ready(Callback):
-    def on_epoch_end(self, trainer, stats):
-        print("ready", flush=True)
+    """Says when the first epoch is over."""
 
-info = make_trainer(max_epoch=100_000, callbacks=[Checkpoint(sys.argv[1]), Ready()]).run()
-print(info.stop_reason, info.train_step)
-"""
+    def __init__(self, event: Any) -> None:
+        self.event = event
+
+    def on_epoch_end(self, trainer: Any, stats: Any) -> None:
+        self.event.set()
+
+
+def long_run(folder: Path, event: Any) -> None:
+    """Until it is told to end; what it says goes to files."""
+    os.dup2(os.open(folder / "err", os.O_WRONLY | os.O_CREAT), 2)
+    info = make_trainer(max_epoch=100_000, callbacks=[Checkpoint(folder / "saves"), Ready(event)]).run()
+    (folder / "out").write_text(f"{info.stop_reason} {info.train_step}")
 
 
 def test_a_process_that_is_told_to_end(tmp_path: Path) -> None:
-    command = [sys.executable, "-c", SCRIPT, str(tmp_path / "saves"), str(Path(__file__).parent)]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "ready\n"
-    process.send_signal(signal.SIGTERM)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 0, err
-    assert "SIGTERM: the run ends after this step" in err
-    reason, steps = out.splitlines()[-1].rsplit(" ", 1)
+    context = multiprocessing.get_context("fork")
+    event = context.Event()
+    process = context.Process(target=long_run, args=(tmp_path, event))
+    process.start()
+    assert event.wait(60)
+    assert process.pid is not None
+    os.kill(process.pid, signal.SIGTERM)
+    process.join(60)
+    assert process.exitcode == 0
+    assert "SIGTERM: the run ends after this step" in (tmp_path / "err").read_text()
+    reason, steps = (tmp_path / "out").read_text().rsplit(" ", 1)
     assert reason == "requested: SIGTERM"
     trainer = make_trainer(max_epoch=100_000)
     trainer.load(tmp_path / "saves")

@@ -22,7 +22,7 @@ from rlpolicy.data.buffer.packed import PackedRows, Path, WriteRow, WriteRows, r
 PACKED_BYTES = 1024
 """Columns of at most this many bytes per row are packed; above it the copy itself costs more than finding the row."""
 
-Reader = tuple[str, str | None, Any]
+Reader = tuple[str, str | tuple[str, str] | None, Any]
 Rows = int | slice | np.ndarray
 """One row (values have no batch axis), or several (values have one)."""
 MAX_FORMS = 500
@@ -119,9 +119,17 @@ class Storage:
         return [
             (key, None, self._plan_read(column, (*path, key)))
             if isinstance(column, Batch)
-            else (key, self._packed.fields.get((*path, key)), column)
+            else (key, self._fields((*path, key)), column)
             for key, column in columns.__dict__.items()
         ]
+
+    def _fields(self, path: Path) -> str | tuple[str, str] | None:
+        """The packed field of a column; both flags for ``done``, whose own column would be another 256 cache lines."""
+        fields = self._packed.fields
+        flags = fields.get(("terminated",)), fields.get(("truncated",))
+        if path == ("done",) and None not in flags:
+            return flags  # type: ignore[return-value]
+        return fields.get(path)
 
     def as_given(self, value: Any, path: Path = ()) -> Any:
         """What was read from the columns below ``path``, with tensors where tensors were given."""
@@ -366,7 +374,9 @@ class StorageView:
 def _read(readers: list[Reader], rows: Any, packed: Any, by_index: bool) -> Batch:
     out: dict[str, Any] = {}
     for key, field, column in readers:
-        if field is not None:
+        if type(field) is tuple:
+            out[key] = packed[field[0]] | packed[field[1]]
+        elif field is not None:
             out[key] = packed[field]
         elif type(column) is list:
             out[key] = _read(column, rows, packed, by_index)

@@ -7,9 +7,9 @@ import os
 import pickle
 import signal
 import time
-import weakref
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
+from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 from rlpolicy.env.utils import ENV_TYPE, CloudpickleWrapper
@@ -90,8 +90,9 @@ class EnvProcess:
         finally:
             child.close()
             self._trace.writer.close()
-        ends = (self.conn, self._trace.reader)
-        self._end = weakref.finalize(self, _end_process, self.process, ends, os.getpid())
+        self._parts = self.process, (self.conn, self._trace.reader), os.getpid()
+        # not weakref.finalize: at exit multiprocessing may come before it, and would wait for workers that go on
+        self._end = Finalize(self, _end_process, self._parts, exitpriority=0)
         self.deadline = math.inf
         self.request = b""
         """The last one that was sent."""
@@ -238,7 +239,7 @@ class EnvProcess:
         if self._failure is not None:
             failure, self._failure = self._failure, None
             return failure
-        if not self._end.alive:
+        if not self._end.still_active():
             return _Closed(f"{self._name()} is closed: make a new one")
         self.process.join(_GRACE)
         code = self.process.exitcode
@@ -259,14 +260,14 @@ class EnvProcess:
 
     def ask_to_close(self) -> None:
         """Let the worker begin to close without waiting for it."""
-        if self._end.alive:
+        if self._end.still_active():
             _say_close(self.conn)
 
     def end(self, seconds: float | None = None) -> None:
         """End the process: it may close its environments, and is killed if that takes longer (default: 5 s)."""
-        found = self._end.detach()
-        if found is not None:
-            _end_process(*found[2], seconds)  # type: ignore[call-arg]  # the three that were given in _start
+        if self._end.still_active():
+            self._end.cancel()
+            _end_process(*self._parts, seconds)
 
 
 def end_processes(processes: Iterable[EnvProcess]) -> None:
@@ -293,12 +294,11 @@ def _end_process(
     _say_close(ends[0])
     for end in ends:
         end.close()
-    process.join(_GRACE if seconds is None else seconds)
-    for kill in (process.terminate, process.kill):
-        if not process.is_alive():
-            break
-        kill()
-        process.join(_GRACE)
-    else:
-        return  # it waits for a device that does not answer, and dies with that
-    process.close()
+    try:
+        process.join(_GRACE if seconds is None else seconds)
+    finally:  # also when Ctrl-C has interrupted the waiting
+        if process.is_alive():
+            process.kill()
+    process.join(_GRACE)
+    if not process.is_alive():  # else it waits for a device that does not answer, and dies with that
+        process.close()

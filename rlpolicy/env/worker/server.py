@@ -153,6 +153,10 @@ class Server:
                 env.close()
 
 
+def _leave_to_parent(number: int, frame: Any) -> None:
+    """Signals for a whole job (Ctrl-C, the end of a cluster's time slot): the parent ends its step, and then us."""
+
+
 def serve_envs(
     conn: "Connection[Any, Any]",
     trace: "Connection[Any, Any]",
@@ -164,9 +168,9 @@ def serve_envs(
     for end in list(PARENT_ENDS):
         end.close()
     leave_traces(trace)
-    # Ctrl-C is for the parent, which then closes its workers; its own handlers (inherited by fork) are not for here.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    # A handler that does nothing and not SIG_IGN, which programs that an environment starts would inherit.
+    signal.signal(signal.SIGINT, _leave_to_parent)
+    signal.signal(signal.SIGTERM, _leave_to_parent)
     server = Server(env_ids, columns)
     with contextlib.suppress(EOFError, ConnectionError):  # the parent is gone
         server.run(conn, env_fns.data)

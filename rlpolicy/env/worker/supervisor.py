@@ -75,6 +75,17 @@ class Supervisor:
             for i in ids:
                 self._past[i].attributes[key] = value
 
+    def state(self) -> list[dict[str, Any]]:
+        """Of each environment what decides about the episodes that follow a restart, so that a run which goes on from
+        a checkpoint has the same ones. How often workers may fail begins anew: a run that has ended because of that
+        can be gone on with."""
+        return [{"seed": p.seed, "restarts": p.restarts, "reset_kwargs": p.reset_kwargs} for p in self._past]
+
+    def load_state(self, state: Sequence[dict[str, Any]]) -> None:
+        """Go on from :meth:`state`."""
+        for past, saved in zip(self._past, state, strict=True):
+            past.seed, past.restarts, past.reset_kwargs = saved["seed"], saved["restarts"], saved["reset_kwargs"]
+
     # -- failures ----------------------------------------------------------------------------------------------------
 
     def __call__(self, process: EnvProcess, error: Exception) -> Any:

@@ -195,7 +195,7 @@ class FusedUpdate(ABC):
         obs_next = data["obs_next"]
         n_step = getattr(self.policy, self.n_step)
         if n_step == 1:
-            rew, factor = data["rew"], np.where(data["terminated"], 0.0, self.policy.gamma)
+            rew, factor = data["rew"], self.policy.gamma * ~np.asarray(data["terminated"])
         else:
             rew, factor, last = follow_steps(buffer, indices, self.policy.gamma, n_step)
             obs_next = buffer.get(last, "obs_next")

@@ -163,13 +163,13 @@ void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, co
 }
 
 // Errors of Q-learning, δ = Q(s, a) - y with y = r + f Q'(s', argmax J(s')), the mean of their (weighted) squares or
-// Huber losses, and the gradient of that by Q(s, ·). An action that does not exist makes the mean negative.
+// Huber losses, and the gradient of that by Q(s, ·). An action that does not exist makes the mean minus infinity.
 template <class T>
 double q_error(int rows, int n, const T* q, const T* q_next, const T* judge, const int64_t* act, const T* rew,
                const T* factor, const T* weight, int huber, T* d, T* error) {
   double loss = 0;
   for (int r = 0; r < rows; r++, q += n, q_next += n, judge += n, d += n) {
-    if (act[r] < 0 || act[r] >= n) return -1;
+    if (act[r] < 0 || act[r] >= n) return -HUGE_VAL;
     const auto best = std::max_element(judge, judge + n) - judge;
     const T e = q[act[r]] - (rew[r] + factor[r] * q_next[best]);
     const T slope = huber ? std::min(std::max(e, T(-1)), T(1)) : 2 * e;

@@ -3,6 +3,8 @@
 Shapes: B rows, n actions.
 """
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -39,7 +41,7 @@ def q_error(
         tensors = (q, q_next, judge, act.contiguous(), rew.contiguous(), factor.contiguous())
         where = [tensor.data_ptr() for tensor in tensors]
         loss = kernels.q_error(rows, n, *where, address(weight), huber, d.data_ptr(), error.data_ptr())
-        if loss < 0.0:
+        if loss == -math.inf:
             raise IndexError(f"the minibatch has actions outside 0..{n - 1}")
         return loss, d, error
     index = act.unsqueeze(1)

@@ -213,16 +213,16 @@ def test_training_end_to_end(make: Make) -> None:
     def trained() -> tuple[Any, dict[str, Tensor]]:
         seed_everything(3)
         policy = make(o)
-        train_envs = DummyVectorEnv([lambda: gym.make(task) for _ in range(2)])
+        train_envs = DummyVectorEnv([lambda: gym.make(task, max_episode_steps=40) for _ in range(2)])
         train_envs.seed(3)
         train = Collector(policy, train_envs, VectorReplayBuffer(500, 2, seed=1), exploration_noise=True)
         train.collect(n_step=50, random=True)
         info = offpolicy_trainer(
             policy,
             train,
-            Collector(policy, DummyVectorEnv([lambda: gym.make(task)])),
+            Collector(policy, DummyVectorEnv([lambda: gym.make(task, max_episode_steps=40)])),
             max_epoch=2,
-            step_per_epoch=60,
+            step_per_epoch=30,
             step_per_collect=6,
             episode_per_test=1,
             batch_size=16,
@@ -234,8 +234,8 @@ def test_training_end_to_end(make: Make) -> None:
         return info, copy.deepcopy(policy.state_dict())
 
     (info, one), (_, two) = trained(), trained()
-    assert info.gradient_step == 60
-    assert info.train_step == 120
+    assert info.gradient_step == 30
+    assert info.train_step == 60
     assert same(one, two)
     assert all(torch.isfinite(value).all() for value in one.values())
 

@@ -32,6 +32,7 @@ def test_learns_cartpole(seed: int, tmp_path: Path) -> None:
     assert info.train_step <= 50_000
 
 
+@pytest.mark.usefixtures("short_pendulum")
 @pytest.mark.parametrize("algo", ["td3", "sac", "redq", "tqc", "crossq", "droq"])
 def test_pendulum_runs(algo: str, tmp_path: Path) -> None:
     info = run("actor_critic_pendulum.py", algo=algo, steps=20, steps_per_test=20, logdir=str(tmp_path))

@@ -33,8 +33,8 @@ def test_remembers_a_cue(algo: str, seed: int, run: Any) -> None:
     assert run(name, algo=algo, net="blind", seed=seed, steps=4_000).best_reward < 0.5 * full
 
 
-@pytest.mark.parametrize("algo", ALGORITHMS)
-@pytest.mark.parametrize("net", ["recurrent", "blind"])
+@pytest.mark.usefixtures("short_pendulum")
+@pytest.mark.parametrize(("algo", "net"), [*((algo, "recurrent") for algo in ALGORITHMS), ("dqn", "blind")])
 def test_the_examples_run(algo: str, net: str, run: Any) -> None:
     info = run("recurrent_memory.py", algo=algo, net=net, steps=40, steps_per_test=40)
     assert info.gradient_step == 6

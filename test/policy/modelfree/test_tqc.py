@@ -317,14 +317,14 @@ def small_run(seed: int) -> tuple[TQCPolicy, TQCTrainingStats]:
         estimation_step=2,
         max_grad_norm=1.0,
     )
-    envs = DummyVectorEnv([lambda: gym.make("Pendulum-v1") for _ in range(2)])
+    envs = DummyVectorEnv([lambda: gym.make("Pendulum-v1", max_episode_steps=20) for _ in range(2)])
     train = Collector(policy, envs, VectorReplayBuffer(1000, 2), exploration_noise=True)
     offpolicy_trainer(
         policy,
         train,
         None,
         max_epoch=1,
-        step_per_epoch=440,
+        step_per_epoch=96,
         step_per_collect=8,
         episode_per_test=1,
         batch_size=16,

@@ -68,3 +68,11 @@ def test_actions_that_do_not_exist_are_refused(backend: str, act: int) -> None:
     q, one = torch.zeros(4, 3), torch.ones(4)
     with pytest.raises((IndexError, RuntimeError)):
         q_error(kernel, q, q, q, torch.tensor([0, 1, act, 2]), one, one, None, False)
+
+
+def test_negative_weights_are_no_error():
+    kernel = kernels(torch.float64)
+    q, one = torch.ones(2, 3, dtype=torch.float64), torch.ones(2, dtype=torch.float64)
+    act = torch.tensor([0, 2])
+    loss, _, _ = q_error(kernel, 3 * q, q, q, act, one, 0 * one, -one, False)
+    assert loss == -4.0

@@ -49,9 +49,13 @@ class Station:
         self.slots = slots
         self.has_failed = False
 
+    def start(self, orders: Orders, thread: ThreadPoolExecutor) -> Future[tuple[CollectStats, Kept]]:
+        """Let :meth:`collect` run in a thread, after what was started before."""
+        return thread.submit(self.collect, orders)
+
     def collect(self, orders: Orders) -> tuple[CollectStats, Kept]:
         """Follow the orders: statistics, and the transitions."""
-        if self.has_failed:
+        if self.has_failed or self.staging.is_closed:
             raise Aborted
         try:
             if orders.slot is not None:
@@ -161,7 +165,7 @@ class CollectsAhead:
                 for old, new in zip(self._settings, now, strict=False)
             ]
             self._settings = now
-        future = self._thread.submit(self._side.collect, Orders(slot, changes, n_step, random))
+        future = self._side.start(Orders(slot, changes, n_step, random), self._thread)
         self._asked.append(_Asked(future, -(-n_step // self.collector.env_num) * self.collector.env_num, slot))
 
     def take(self) -> CollectStats:
@@ -202,9 +206,9 @@ class CollectsAhead:
                 is_whole = False
         else:
             side.interrupt()
-        self._thread.shutdown(cancel_futures=True)
+        self._thread.shutdown()
         for future in (asked.future for asked in self._asked):
-            if not future.cancelled() and future.exception() is None:
+            if future.exception() is None:
                 self._store(*future.result())
         collector.collect_step += store(side.rest(), collector.buffer)
         self._asked.clear()

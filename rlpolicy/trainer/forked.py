@@ -7,13 +7,15 @@ import pickle
 import signal
 import sys
 import traceback
+from concurrent.futures import Future, ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from rlpolicy.data.collector import Collector
-from rlpolicy.data.staging import Aborted, Kept
+from rlpolicy.data.staging import Aborted, Kept, packed, unpacked
+from rlpolicy.data.stats import CollectStats
 from rlpolicy.env.venvs import DummyVectorEnv
 from rlpolicy.env.worker.server import PARENT_ENDS, dumps
 from rlpolicy.policy.base import BasePolicy
@@ -61,9 +63,17 @@ class Forked:
         self.process.start()
         child.close()
 
-    def collect(self, orders: "Orders") -> Any:
-        """See :meth:`~rlpolicy.trainer.ahead.Station.collect`."""
-        return self._call("collect", orders)
+    def start(self, orders: "Orders", thread: ThreadPoolExecutor) -> Future[tuple[CollectStats, Kept]]:
+        """See :meth:`~rlpolicy.trainer.ahead.Station.start`.
+
+        The process goes from one collect to the next without waiting for this one; the thread takes what it sends.
+        """
+        self._send("collect", orders)
+        return thread.submit(self._collected)
+
+    def _collected(self) -> tuple[CollectStats, Kept]:
+        stats, sent = self._receive()
+        return stats, unpacked(sent)
 
     def report(self) -> Any:
         """See :meth:`~rlpolicy.trainer.ahead.Station.report`."""
@@ -86,8 +96,15 @@ class Forked:
         return []
 
     def _call(self, name: str, *args: Any) -> Any:
-        try:
+        self._send(name, *args)
+        return self._receive()
+
+    def _send(self, name: str, *args: Any) -> None:
+        with contextlib.suppress(OSError):  # the process is gone: _receive() will tell
             self._conn.send_bytes(pickle.dumps((name, args), pickle.HIGHEST_PROTOCOL))
+
+    def _receive(self) -> Any:
+        try:
             is_well, value = pickle.loads(self._conn.recv_bytes())
         except (EOFError, OSError):
             raise self._death() from None
@@ -134,11 +151,19 @@ def _serve(conn: "Connection[Any, Any]", station: "Station", seed: int, generato
         while True:
             name, args = pickle.loads(conn.recv_bytes())
             try:
-                value = global_state() if name == "global_state" else getattr(station, name)(*args)
-                reply = dumps((True, value))
+                reply = dumps((True, _answer(station, name, *args)))
             except BaseException as error:
                 reply = dumps((False, _sent(error)))
             conn.send_bytes(reply)
+
+
+def _answer(station: "Station", name: str, *args: Any) -> Any:
+    if name == "global_state":
+        return global_state()
+    if name == "collect":
+        stats, kept = station.collect(*args)
+        return stats, packed(kept)
+    return getattr(station, name)(*args)
 
 
 def _sent(error: BaseException) -> tuple[bytes | None, str, str]:

@@ -59,6 +59,9 @@ class OffpolicyTrainer(BaseTrainer):
         self.release_collector()
         self._generators: dict[str, Any] | None = None
         """Where the global generators of the collecting process stand."""
+        self._epoch_so_far = Progress()
+        self._is_late = False
+        """Whether what is being collected was asked for before the run was stopped."""
         super()._clear()
         # exact, so that 10 collects of 1 step at 0.1 make 1 update, and not 0 by rounding
         self._updates_per_step = Fraction(self.update_per_step).limit_denominator(1_000_000)

@@ -43,7 +43,7 @@ class Args:
 
 
 def make_policy(algo: str, env: gym.Env[Any, Any], mixed_precision: str = "") -> Any:
-    options = {"action_space": env.action_space, "mixed_precision": mixed_precision or None}
+    options: dict[str, Any] = {"action_space": env.action_space, "mixed_precision": mixed_precision or None}
     obs, act = env.observation_space.shape, env.action_space.shape
 
     def learner(name: str, net: nn.Module) -> dict[str, Any]:

@@ -81,7 +81,10 @@ class OffpolicyTrainer(BaseTrainer):
         numerator, denominator = state["owed"]
         self._owed = numerator * self._updates_per_step.denominator // denominator
         self._ratio = [int(count) for count in state.get("ratio", (0, 0))]
-        self._generators = state.get("generators")
+        generators = state.get("generators")
+        if generators is not None and not isinstance(generators, dict):
+            raise TypeError(f"generators must be a dict, got {type(generators).__name__}")
+        self._generators = generators
 
     def _info(self) -> InfoStats:
         info = super()._info()

@@ -38,7 +38,7 @@ class Args:
     steps_per_test: int = 1_000
     """environment steps between two tests of 100 episodes"""
     logdir: str = "runs/recurrent_memory"
-    """TensorBoard folder"""
+    """TensorBoard folder, for curves.py"""
 
 
 def main(args: Args) -> Any:
@@ -66,11 +66,12 @@ def main(args: Args) -> Any:
         episode_per_test=100,
         batch_size=32 if recurrent else 32 * (args.delay + 1),  # sequences, or steps
         update_per_step=0.25,
+        random_steps=min(1_000, args.steps // 2) if args.algo == "td3" else 0,  # its actor is slow to turn round
         learning_starts=min(500, args.steps // 2),
         test_in_train=False,
         seed=args.seed,
         stop_fn=lambda mean_reward: mean_reward >= 0.95,
-        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}_{args.net}")),
+        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}_{args.net}_{args.seed}")),
     )
 
 

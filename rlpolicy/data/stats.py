@@ -153,6 +153,10 @@ class CollectStats(CollectStatsBase):
     """Standard deviations of the policy's action distributions, shape (steps, A); None when not recorded."""
     pred_dist_std_array_stat: list[SequenceSummaryStats] | None = None
     """Summary of ``pred_dist_std_array`` per action dimension; None when not recorded."""
+    agent_returns: NDArray[np.floating[Any]] | None = None
+    """Returns of several agents, shape (E, agents), also where ``returns`` became those of the team; else None."""
+    agent_returns_stat: dict[str, SequenceSummaryStats] | None = None
+    """Summary of ``agent_returns`` per agent, by its index; None when there are none."""
     n_env_restarts: int = 0
     """Number of environments that broke and were started anew; their episodes are cut, and not among the above."""
 
@@ -166,17 +170,21 @@ class CollectStats(CollectStatsBase):
         :param lens: shape (E,).
         :param fields: any other fields.
         """
-        return cls(
-            returns=returns,
-            returns_stat=_summary(returns),
-            lens=lens,
-            lens_stat=_summary(lens),
-            **fields,
-        )
+        stats = cls(returns=returns, lens=lens, **fields)
+        stats.refresh_return_stats()
+        stats.refresh_len_stats()
+        return stats
 
     def refresh_return_stats(self) -> None:
-        """Compute ``returns_stat`` anew."""
+        """Compute ``returns_stat`` anew, and what there is of single agents."""
         self.returns_stat = _summary(self.returns)
+        if self.returns.ndim > 1:
+            self.agent_returns = self.returns
+        if self.agent_returns is not None:
+            columns = self.agent_returns.reshape(len(self.agent_returns), -1).T
+            self.agent_returns_stat = {
+                str(i): SequenceSummaryStats.from_sequence(column) for i, column in enumerate(columns)
+            }
 
     def refresh_len_stats(self) -> None:
         """Compute ``lens_stat`` anew."""

@@ -5,7 +5,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Generic, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -311,7 +311,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
             if self._compiled is not None and self._compiled.takes(batch, kwargs):
                 stats: TTrainingStats = self._compiled(batch, buffer, indices)
             else:
-                with _AS_IT_IS if self.precision is None else self.precision.learning(self._networks()):
+                with self.in_precision():
                     batch = self.process_fn(batch, buffer, indices)
                     stats = self.learn(batch, **kwargs)
             self.post_process_fn(batch, buffer, indices)
@@ -322,10 +322,14 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         stats.train_time = time.perf_counter() - start
         return stats
 
-    def _networks(self) -> list[nn.Module]:
-        """What may be computed in low precision: all parts but those that are policies, or look at observations."""
+    def in_precision(self) -> AbstractContextManager[None]:
+        """Around ``process_fn`` and ``learn`` where :meth:`update` does not call them: ``mixed_precision``."""
+        if self.precision is None:
+            return _AS_IT_IS
         others = (self.obs_preprocessor, self.precision)
-        return [net for net in self.children() if net not in others and not isinstance(net, BasePolicy)]
+        return self.precision.learning(
+            net for net in self.children() if net not in others and not isinstance(net, BasePolicy)
+        )
 
     def count_observations(self, buffer: ReplayBuffer) -> None:
         """Give ``obs_preprocessor`` the observations that are new in the buffer; :meth:`update` begins with this.

@@ -109,12 +109,13 @@ class _Region:
         return copied
 
 
-def _parts(net: nn.Module) -> Iterable[nn.Module]:
-    """The modules that are called when a network is used: networks with a memory are called part by part."""
-    memory, head = getattr(net, "memory", None), getattr(net, "head", None)
-    if isinstance(memory, nn.Module) and isinstance(head, nn.Module):
-        return memory.preprocess, memory.core, head  # type: ignore[return-value]  # modules
-    return (net,)
+def _parts(net: nn.Module) -> list[nn.Module]:
+    """The modules that are called when a network is used; most are called as a whole."""
+    if isinstance(net, nn.ModuleList | nn.ModuleDict):
+        called: Iterable[nn.Module] | None = net.children()
+    else:
+        called = getattr(net, "called_parts", None)
+    return [net] if called is None else [part for inner in called for part in _parts(inner)]
 
 
 def _as_float32(tree: Any, low: torch.dtype) -> Any:

@@ -140,8 +140,15 @@ def closing() -> Any:
         envs.close()
 
 
-@pytest.mark.parametrize("save_obs_next", [True, False], ids=["", "ignore_obs_next"])
-@pytest.mark.parametrize("at_once", [True, False], ids=["one collect", "many"])
+@pytest.mark.parametrize(
+    ("save_obs_next", "at_once"),
+    [
+        (True, False),
+        (False, True),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in ((True, True), (False, False))),
+    ],
+    ids=["many", "ignore_obs_next-one collect", "one collect", "ignore_obs_next-many"],
+)
 def test_what_is_stored(kind: str, closing: Any, save_obs_next: bool, at_once: bool) -> None:
     policy, calls = Scripted(), 14
     envs = environments(kind, closing)

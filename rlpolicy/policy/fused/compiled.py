@@ -98,21 +98,22 @@ class Checked:
         self.update.release()
 
     def __call__(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Any:
-        """One update, in both ways."""
+        """One update, in both ways; the eager one goes first, so that what it needed is free memory for the other."""
         policy, update = self.update.policy, self.update
         before, counters, generator = _clones(update.state()), _counters(policy), torch.get_rng_state()
-        ours = Batch.wrap(dict(batch.__dict__))
-        stats = update(ours, buffer, indices)
-        fused, counters_after = _clones(update.state()), _counters(policy)
+        update.stop_acting()
+        result = policy.process_fn(Batch.wrap(dict(batch.__dict__)), buffer, indices)
+        eager_stats = policy.learn(result)
+        for part in update.trained:
+            part.bind()  # also p.grad, which the eager update has replaced
+        eager, eager_counters, eager_generator = _clones(update.state()), _counters(policy), torch.get_rng_state()
+
         update.restore(before)
         policy.__dict__.update(counters)
         torch.set_rng_state(generator)
-
-        update.stop_acting()
-        result = policy.process_fn(batch, buffer, indices)
-        eager_stats = policy.learn(result)
-        update.bind()
-        differing = _differing(before, fused, update.state(), TOLERANCE[update.dtype])
+        update.begin_acting()
+        stats = update(batch, buffer, indices)
+        differing = _differing(before, update.state(), eager, TOLERANCE[update.dtype])
         if differing:
             warnings.warn(
                 f"compile() is switched off: its update differs from the eager one in {differing}. "
@@ -120,14 +121,13 @@ class Checked:
                 UserWarning,
                 stacklevel=4,
             )
+            update.restore(eager)
+            policy.__dict__.update(eager_counters)
+            torch.set_rng_state(eager_generator)
             policy._compiled = None
             update.release()
             batch.weight = result.weight
             return eager_stats
-        update.restore(fused)
-        policy.__dict__.update(counters_after)
-        update.begin_acting()
-        batch.weight = ours.weight
         self.left -= 1
         if self.left == 0:
             policy._compiled = update

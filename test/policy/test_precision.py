@@ -20,6 +20,7 @@ from rlpolicy.policy.base import BasePolicy
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.continuous import BatchRenorm
 from rlpolicy.utils.net.recurrent import Memory
+from rlpolicy.utils.net.team import Team, TeamValue
 from rlpolicy.utils.optim import descend, descend_each, optim_step
 from rlpolicy.utils.precision import LossScaler, Precision
 from rlpolicy.utils.watch import Watch, begin
@@ -29,7 +30,7 @@ import zoo
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOW = tuple(DTYPES.values())
-names = pytest.mark.parametrize("name", list(zoo.ZOO))
+names = pytest.mark.parametrize("name", list(zoo.ZOO | zoo.TEAMS))
 
 
 def filled(policy: Any, name: str, n: int = 60) -> PrioritizedReplayBuffer:
@@ -75,7 +76,7 @@ class Outside(TorchDispatchMode):
     def watch_calls(self, policy: nn.Module, monkeypatch: pytest.MonkeyPatch) -> None:
         def called(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
             # the policy's own forward, and what only calls networks, is outside
-            if isinstance(module, BasePolicy | Memory):
+            if isinstance(module, BasePolicy | Memory | Team | TeamValue):
                 return call(module, *args, **kwargs)
             with self.within():
                 return call(module, *args, **kwargs)

@@ -26,7 +26,7 @@ RUNS = {
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
     "recurrent/recurrent_memory.py": "--algo sac --steps 100 --steps-per-test 100",
     "recurrent/hidden_velocity.py": "--algo dqn --steps 160 --steps-per-test 160",
-    "multi_agent/cooperative.py": "--mixer vdn --task spread --epochs 1 --steps-per-epoch 600 --final-episodes 20",
+    "multi_agent/cooperative.py": "--mixer vdn --task spread --epochs 1 --steps-per-epoch 560 --final-episodes 4",
     "multi_agent/tic_tac_toe.py": "--epochs 2 --steps-per-epoch 700 --games 20",
     "multi_agent/two_step_game.py": "--steps 200",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",

@@ -41,7 +41,7 @@ class Args:
     share: bool = False
     """one network for all agents, in place of one each"""
     final_episodes: int = 200
-    """of the test after training, and of the random team"""
+    """of the test after training, and of the random team; the tests between have three tenths of it"""
     lr: float = 1e-3
     """learning rate"""
     logdir: str = "runs/cooperative"
@@ -49,7 +49,6 @@ class Args:
 
 
 def make_env(args: Args) -> ParallelPettingZooEnv:
-    """A team with one reward for all."""
     if args.task == "line":
         return ParallelPettingZooEnv(simple_line_v1.parallel_env(N=3, max_cycles=25))
     return ParallelPettingZooEnv(simple_spread_v3.parallel_env(N=3, max_cycles=25, local_ratio=0.0))
@@ -58,11 +57,12 @@ def make_env(args: Args) -> ParallelPettingZooEnv:
 def main(args: Args) -> None:
     seed_everything(args.seed)
     env = make_env(args)
-    size = env.observation_space["obs"].shape[1]
+    size = env.reset()[0]["obs"].shape[1]
     nets = [Net(size + 3, 5, hidden_sizes=[64, 64]) for _ in range(1 if args.share else 3)]
     policy = MixedQPolicy(
         model=nets[0] if args.share else nets, share_parameters=args.share, append_agent_id=True,
-        mixer=cast(Any, args.mixer), aggregate_rewards=None if args.mixer == "iql" else "mean",
+        mixer=cast(Any, args.mixer), mixing_embed_dim=8, mixing_hyper_hidden=32,
+        aggregate_rewards=None if args.mixer == "iql" else "mean",
         optim=Adam([p for net in nets for p in net.parameters()], lr=args.lr), max_grad_norm=10.0,
         action_space=env.action_space, observation_space=env.observation_space,
         discount_factor=0.95, target_update_freq=200,
@@ -72,8 +72,8 @@ def main(args: Args) -> None:
     train = Collector(policy, train_envs, VectorReplayBuffer(100_000, 8), exploration_noise=True)
     info = offpolicy_trainer(
         policy, train, Collector(policy, test_envs), max_epoch=args.epochs, step_per_epoch=args.steps_per_epoch,
-        step_per_collect=8, episode_per_test=60, batch_size=128, update_per_step=0.25, learning_starts=500,
-        seed=args.seed, reward_metric=policy.team_return,
+        step_per_collect=8, batch_size=128, update_per_step=0.25, learning_starts=500,
+        episode_per_test=args.final_episodes * 3 // 10, seed=args.seed, reward_metric=policy.team_return,
         logger=JSONLLogger(str(Path(args.logdir) / f"{args.task}_{args.mixer}_{args.seed}.jsonl")),
     )  # fmt: skip
     print(info)

@@ -65,6 +65,7 @@ def train(args: Args) -> tuple[MixedQPolicy, float]:
     nets = [Net(3, 2, hidden_sizes=[64]) for _ in range(2)]
     policy = MixedQPolicy(
         model=nets, share_parameters=False, mixer=cast(Any, args.mixer), mixing_embed_dim=8,
+        mixing_hyper_hidden=None,
         optim=Adam([p for net in nets for p in net.parameters()], lr=3e-3),
         action_space=TwoStepGame.action_space, observation_space=TwoStepGame.observation_space,
         target_update_freq=100, exploration_noise=EpsilonGreedy(1.0),

@@ -234,7 +234,7 @@ class ParallelPettingZooEnv(gym.Env[Any, Any]):
             if isinstance(observation, Mapping) and "action_mask" in observation:
                 observation, allowed = observation["observation"], observation["action_mask"]
             part = np.asarray(observation)
-            seen[(i, *(slice(size) for size in part.shape))] = part
+            _corner(seen[i], part.shape)[...] = part
             if mask is not None and self._limits is not None and self._alive[i]:
                 mask[i] = self._limits[i]
                 if allowed is not None:
@@ -275,9 +275,16 @@ def _joint_box(of_agents: list[spaces.Space[Any]]) -> spaces.Box:
     dtype = np.result_type(*(box.dtype for box in boxes))
     low, high = np.zeros((len(boxes), *shape), dtype), np.zeros((len(boxes), *shape), dtype)
     for i, box in enumerate(boxes):
-        place = (i, *(slice(size) for size in box.shape))
-        low[place], high[place] = np.minimum(box.low, 0), np.maximum(box.high, 0)  # zeros stand for those that are gone
+        _corner(low[i], box.shape)[...] = np.minimum(box.low, 0)  # zeros stand for those that are gone
+        _corner(high[i], box.shape)[...] = np.maximum(box.high, 0)
     return spaces.Box(low, high, dtype=dtype.type)
+
+
+def _corner(array: NDArray[Any], shape: tuple[int, ...]) -> NDArray[Any]:
+    """The first entries along each axis, a view."""
+    place: Any = tuple(slice(size) for size in shape)
+    corner: NDArray[Any] = array[place]
+    return corner
 
 
 def _joint_actions(of_agents: list[spaces.Space[Any]]) -> spaces.Space[Any]:

@@ -91,7 +91,8 @@ class AgentView:
     def unfinished_index(self) -> Rows:
         """The agent's newest rows that end no episode."""
         rows = self.own_rows(self.buffer.sample_indices(0))
-        return rows[(self.next(rows) == rows) & ~self.done[rows]]
+        newest: Rows = rows[(self.next(rows) == rows) & ~self.done[rows]]
+        return newest
 
     def new_rows(self, since: Any = None) -> tuple[Rows, Any]:
         """See :meth:`~rlpolicy.data.buffer.base.ReplayBuffer.new_rows`; all of the agent's decisions."""

@@ -69,7 +69,8 @@ class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingS
     With networks that have a memory and ``sequence_length`` the agents learn from sequences, as
     :class:`~rlpolicy.policy.modelfree.recurrent_dqn.RecurrentDQNPolicy` does.
 
-    Departs from the paper: double Q-learning; transitions (or sequences) are drawn in place of whole episodes.
+    Departs from the paper: double Q-learning and a hidden layer in the hypernetworks, as in its authors' later code;
+    transitions (or sequences) are drawn in place of whole episodes.
     Shapes: B batch, N agents, n actions, S state; K = 1, or N with "iql".
 
     :param model: with ``share_parameters`` one network, obs (B, O) -> Q values (B, n), for all; else a list of N.
@@ -83,7 +84,7 @@ class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingS
     :param append_agent_id: agents see their number as well, a one-hot vector behind the observation (O + N numbers).
     :param state_shape: of s; None: that of ``observation_space``. For "qmix".
     :param mixing_embed_dim: units of the mixing network.
-    :param mixing_hyper_hidden: units of a hidden layer of the hypernetworks; None: they are linear, as in the paper.
+    :param mixing_hyper_hidden: units of a hidden layer of the hypernetworks W1 and W2; None: linear, as in the paper.
     :param discount_factor: γ, in [0, 1].
     :param estimation_step: n of the n-step target.
     :param target_update_freq: copy networks and mixer to Q' before updates 0, freq, 2 freq, ...; 0: never.
@@ -113,7 +114,7 @@ class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingS
         append_agent_id: bool = False,
         state_shape: int | Sequence[int] | None = None,
         mixing_embed_dim: int = 32,
-        mixing_hyper_hidden: int | None = None,
+        mixing_hyper_hidden: int | None = 64,
         discount_factor: float = 0.99,
         estimation_step: int = 1,
         target_update_freq: int = 0,

@@ -38,7 +38,7 @@ class Eye(nn.Module):
             raise InvalidArgument("append_agent_id needs observations that are arrays: put the number into them")
         ids = self.ids
         x = torch.as_tensor(obs, dtype=ids.dtype, device=ids.device).flatten(2)
-        return torch.cat((x, ids.expand(len(x), -1, -1)), dim=2)
+        return torch.cat((x, ids.expand(x.shape[0], -1, -1)), dim=2)
 
     def _require_agents(self, leaf: Any) -> None:
         if leaf.ndim < 2 or leaf.shape[1] != self.n_agents:
@@ -106,7 +106,7 @@ class Team(nn.Module):
             return torch.as_tensor(x)[:, first : first + count].flatten(0, 1)
 
         def apart(x: Tensor) -> Tensor:
-            return x.unflatten(0, (-1, count))
+            return x.reshape(-1, count, *x.shape[1:])
 
         out, after = net.memory.unroll(map_leaves(rows, seen), map_leaves(own, state))
         return apart(out).transpose(1, 2), map_leaves(apart, after)

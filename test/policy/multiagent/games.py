@@ -92,6 +92,7 @@ def make(mixer: Any, *, seed: int = 0, recurrent: bool = False, share: bool = Tr
         mixer=mixer,
         append_agent_id=True,
         mixing_embed_dim=3,
+        mixing_hyper_hidden=None,
         discount_factor=GAMMA,
         **{**DEFAULTS, "aggregate_rewards": None if mixer == "iql" else "sum", **options},
     ).double()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
-from torch import Tensor, nn
+from torch import nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
@@ -20,7 +20,7 @@ from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
 from rlpolicy.policy.multiagent.build import action_limits, actions_of_agents, team_value
 from rlpolicy.policy.multiagent.targets import TeamTargets, taken
-from rlpolicy.policy.multiagent.team import Aggregate, Rewards, TeamObs, team_obs
+from rlpolicy.policy.multiagent.team import Aggregate, Rewards, team_obs
 from rlpolicy.policy.options import PolicyOptions
 from rlpolicy.policy.qvalue import ModelName, as_action, require_learning_options
 from rlpolicy.utils.errors import InvalidArgument
@@ -56,7 +56,7 @@ class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingS
     ======  ===============================================================================================
     qmix    a network whose weights a hypernetwork makes of s, none of them negative
     vdn     Σ_a Q_a (Sunehag et al., arXiv:1706.05296)
-    iql     none: each agent learns its own Q_a from y_a = r_a + γ Q'_a(o'_a, u*_a); the loss is the mean over agents
+    iql     none: each agent learns from y_a = r_a + γ Q'_a(o'_a, u*_a); the loss is their mean
     ======  ===============================================================================================
 
     Observations are arrays (B, N, ...), or a batch with ``obs`` (B, N, ...) and perhaps ``mask`` (B, N, n), which
@@ -82,7 +82,7 @@ class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingS
     :param aggregate_rewards: rewards (B, N) of the agents make the team's by "mean" or "sum"; None: each agent has its
         own, which is for "iql" alone, or the environment gives one reward (B,) for all.
     :param append_agent_id: agents see their number as well, a one-hot vector behind the observation (O + N numbers).
-    :param state_shape: of s; None: that of ``observation_space``. For "qmix".
+    :param state_shape: of s; None: that of ``observation_space``.
     :param mixing_embed_dim: units of the mixing network.
     :param mixing_hyper_hidden: units of a hidden layer of the hypernetworks W1 and W2; None: linear, as in the paper.
     :param discount_factor: γ, in [0, 1].
@@ -166,8 +166,10 @@ class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingS
         self.set_exp_noise(exploration_noise)
 
     def team_return(self, returns: NDArray[Any]) -> NDArray[np.float64]:
-        """The team's returns from the agents', (E, N) -> (E,), by ``aggregate_rewards`` (None: the mean); those of an
-        environment with one reward for all stay. To be the trainer's ``reward_metric``."""
+        """The team's returns, (E, N) -> (E,), by ``aggregate_rewards`` (None: the mean), to be the ``reward_metric``.
+
+        Returns (E,) of an environment that gives one reward for all stay as they are.
+        """
         return self.rewards.of_all(returns) if np.ndim(returns) > 1 else np.asarray(returns, np.float64)
 
     # -- acting -----------------------------------------------------------------------------------------------------
@@ -237,15 +239,6 @@ class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingS
         self._after_step()
         td = (c * (y - q.detach()).abs()).sum(dim=1) / c.sum(dim=1).clamp(min=1.0)
         batch.weight = self._priorities(td, batch) if self.is_recurrent else td
-        with torch.no_grad():
-            found = torch.stack((loss, (c * q).sum() / total, (c * y).sum() / total)).tolist()  # waits for the device
+        means = torch.stack((loss, (c * q).sum() / total, (c * y).sum() / total)).detach()
+        found = means.tolist()  # waits for the device, once
         return MixedQTrainingStats(loss=found[0], q_taken=found[1], target=found[2])
-
-    def _counts(self, batch: Batch, now: TeamObs, like: Tensor) -> Tensor:
-        """Which of the values (M, K) are learned: 1, or 0 behind the end of an episode or of an agent's life."""
-        c = torch.ones_like(like)
-        if self.is_recurrent:
-            c = c * self._real(batch, like).reshape(-1, 1)
-        if not self.rewards.of_team and now.alive is not None:
-            c = c * torch.as_tensor(now.alive, dtype=like.dtype, device=like.device)
-        return c

@@ -106,6 +106,15 @@ class TeamTargets(LearnsFromSequences, LaggedModel):
         value: Tensor = mixer(q, state)
         return value
 
+    def _counts(self, batch: Batch, now: TeamObs, like: Tensor) -> Tensor:
+        """Which of the values (M, K) are learned: 1, or 0 behind the end of an episode or of an agent's life."""
+        c = torch.ones_like(like)
+        if self.is_recurrent:
+            c = c * self._real(batch, like).reshape(-1, 1)
+        if not self.rewards.of_team and now.alive is not None:
+            c = c * torch.as_tensor(now.alive, dtype=like.dtype, device=like.device)
+        return c
+
 
 def taken(q: Tensor, act: Any) -> Tensor:
     """The values of the agents' own actions: (M, N, n), (M, N) -> (M, N)."""

@@ -86,6 +86,13 @@ ROWS: dict[str, list[str]] = {
     ],
     "log_timings": [f"{CALLBACKS}/test_timings.py::test_seconds_go_to_the_phase_that_took_them"],
     "request_stop": [f"{TRAINER}::test_request_stop", f"{TRAINER}::test_request_stop_while_iterating"],
+    "mixing_strategy": [
+        "policy/multiagent/test_two_step_game.py",
+        "policy/multiagent/test_mixed_q.py::test_an_update_equals_a_recomputation_in_float64",
+    ],
+    "aggregated_reward_key, aggregated_episode_reward_key": [
+        "policy/multiagent/test_mixed_q.py::test_aggregated_rewards",
+    ],
     "done_key, terminated_key": [f"{CALLBACKS}/test_rollout.py::test_done_and_terminated_may_be_elsewhere"],
     "reward_key, episode_reward_key, action_key, observation_key": [f"{CALLBACKS}/test_rollout.py::test_dotted_keys"],
     # Tianshou's DDPGPolicy
@@ -103,7 +110,7 @@ ROWS: dict[str, list[str]] = {
     "set_exp_noise": [f"{DDPG}::test_which_noise"],
     "sync_weight": [f"{DDPG}::test_sync_weight_is_soft"],
     "train": [f"{DDPG}::test_targets_stay_in_evaluation_mode"],
-    "DDPGTrainingStats": [f"{DDPG}::test_stats_and_vector_buffer"],
+    "DDPGTrainingStats": [f"{HERE}::test_losses_are_what_they_say", f"{DDPG}::test_stats_and_vector_buffer"],
     # skrl's DDPG
     "gradient_steps": [f"{TRAINER}::test_gradient_steps_per_collect"],
     "discount_factor, polyak": [f"{DDPG}::test_updates_equal_the_equations"],
@@ -224,6 +231,27 @@ def test_one_rate_for_each_network() -> None:
     assert [slow.param_groups[0]["lr"], fast.param_groups[0]["lr"]] == pytest.approx([0.25e-4, 1e-3])
 
 
+def test_losses_are_what_they_say() -> None:
+    torch.manual_seed(0)
+    actor, critic = Actor(Net(3, hidden_sizes=[8]), 1), Critic(Net(3, 1, hidden_sizes=[8], concat=True))
+    policy = DDPGPolicy(
+        actor=actor, actor_optim=SGD(actor.parameters(), lr=0.0), critic=critic,
+        critic_optim=SGD(critic.parameters(), lr=0.0), action_space=gym.spaces.Box(-1, 1, (1,)), gamma=0.0,
+    )  # fmt: skip
+    obs, act = torch.randn(6, 3), torch.rand(6, 1)
+    buffer = ReplayBuffer(6, seed=0)
+    for i in range(6):
+        buffer.add(
+            Batch(obs=obs[i].numpy(), act=act[i].numpy(), rew=float(i), terminated=False, truncated=False,
+                  obs_next=obs[i].numpy())
+        )  # fmt: skip
+    stats = policy.update(0, buffer)
+    with torch.no_grad():
+        td = critic(obs, act).flatten() - torch.arange(6.0)
+        assert stats.critic_loss == pytest.approx(float(td.square().mean()), rel=1e-5)
+        assert stats.actor_loss == pytest.approx(-float(critic(obs, actor(obs)[0]).mean()), rel=1e-5)
+
+
 def dqn_run(noise: Any, train_fn: Callable[[Any], Any] | None = None, **options: Any) -> tuple[DQNPolicy, np.ndarray]:
     """A short run on CartPole, whose network always prefers action 0: the policy, and the actions taken."""
     model = Net(4, 2, hidden_sizes=[4])
@@ -324,6 +352,7 @@ def test_own_loop_learns_and_goes_on(tmp_path: Path) -> None:
     other.policy.load(tmp_path / "policy")
     probe = np.linspace(-1, 1, 12, dtype=np.float32).reshape(4, 3)
     np.testing.assert_array_equal(other.policy.act(probe), loop.policy.act(probe))
+    assert (other.policy.act(probe, explore=True) != other.policy.act(probe)).all()
 
     other.policy.load_training_state(torch.load(tmp_path / "training.pt", weights_only=True))
     other.buffer = ReplayBuffer.load(tmp_path / "buffer.npz")

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from networks import ALGORITHMS
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rlpolicy.utils.cli import parse_args
 
@@ -29,7 +28,9 @@ class Args:
 
 def test_returns(run: Path) -> tuple[list[int], list[float]]:
     """Environment steps and mean test returns."""
-    events = EventAccumulator(str(run))
+    from tensorboard.backend.event_processing import event_accumulator
+
+    events = event_accumulator.EventAccumulator(str(run))
     events.Reload()
     rows = events.Scalars("test/returns_stat/mean")
     return [row.step for row in rows], [row.value for row in rows]

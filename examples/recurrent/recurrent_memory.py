@@ -66,7 +66,6 @@ def main(args: Args) -> Any:
         episode_per_test=100,
         batch_size=32 if recurrent else 32 * (args.delay + 1),  # sequences, or steps
         update_per_step=0.25,
-        random_steps=min(1_000, args.steps // 2) if args.algo == "td3" else 0,  # its actor is slow to turn round
         learning_starts=min(500, args.steps // 2),
         test_in_train=False,
         seed=args.seed,

@@ -96,6 +96,8 @@ class InfoStats(DataclassPPrintMixin):
     """Why training ended, e.g. "max_epoch reached", "stop_fn", "requested: ..."; empty while it runs."""
     skipped_updates: int = 0
     """Updates that came to nothing because a loss or gradient was not finite; with ``nan_policy="skip"`` only."""
+    replay_ratio: float = 0.0
+    """Off-policy: gradient steps per collected step (decision, not frame), without those before ``learning_starts``."""
 
     def __str__(self) -> str:
         head = f"Training ended: {self.stop_reason}" if self.stop_reason else "Training"
@@ -108,7 +110,8 @@ class InfoStats(DataclassPPrintMixin):
         rows.append(("training", f"{self.train_step:,} steps, {self.train_episode:,} episodes"))
         if self.test_episode:
             rows.append(("tests", f"{self.test_step:,} steps, {self.test_episode:,} episodes"))
-        rows.append(("gradient steps", f"{self.gradient_step:,}"))
+        ratio = f", {self.replay_ratio:.3g} per collected step" if self.replay_ratio else ""
+        rows.append(("gradient steps", f"{self.gradient_step:,}{ratio}"))
         if self.skipped_updates:
             rows.append(("skipped", f"{self.skipped_updates:,} updates that were not finite"))
         t = self.timing

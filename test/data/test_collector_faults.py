@@ -313,7 +313,7 @@ def test_async_collector(closing: Any) -> None:
     policy = Scripted()
     envs = environments("subproc", closing, wait_num=2)
     with warnings.catch_warnings(action="ignore"):
-        collector = AsyncCollector(policy, envs, VectorReplayBuffer(400, 4))
+        collector = AsyncCollector(policy, envs, VectorReplayBuffer(40_000, 4))
     restarts = sum(collector.collect(n_step=7).n_env_restarts for _ in range(10))
     while envs.waiting_id:
         restarts += collector.collect(n_step=1).n_env_restarts

@@ -58,6 +58,8 @@ def compile_policy(
         reason = f"there is no fused update of {type(policy).__name__}, only of {', '.join(k.__name__ for k in FUSED)}"
     elif policy.obs_preprocessor is not None:
         reason = "its networks see observations through obs_preprocessor"
+    elif policy.precision is not None:
+        reason = f"its networks are computed in {policy.precision.mode} (mixed_precision)"
     elif replaced:
         reason = f"{replaced[0]} of the policy was replaced"
     else:

@@ -196,7 +196,8 @@ class MultiAgentPolicyManager(BasePolicy[MapTrainingStats]):
             part = view[rows]
             if "weight" in batch:
                 part.weight = batch.weight[np.isin(indices, rows)]
-            parts[agent] = policy.process_fn(part, view, rows)
+            with policy.in_precision():
+                parts[agent] = policy.process_fn(part, view, rows)
             parts[agent].indices = rows
         return Batch(parts)
 
@@ -212,7 +213,8 @@ class MultiAgentPolicyManager(BasePolicy[MapTrainingStats]):
                 given = part.get("weight", None)
                 policy.updating = True
                 try:
-                    found[agent] = policy.learn(part, *args, **kwargs)
+                    with policy.in_precision():
+                        found[agent] = policy.learn(part, *args, **kwargs)
                 finally:
                     policy.updating = False
                 if policy.lr_scheduler is not None:

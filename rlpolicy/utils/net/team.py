@@ -156,6 +156,11 @@ class TeamValue(nn.Module):
         """What turns features into values."""
         return self.agents.on_features
 
+    @property
+    def called_parts(self) -> list[nn.Module]:
+        """What mixed precision computes in low precision: the agents' networks; the mixer stays in float32."""
+        return list(self.agents.nets)
+
     def forward(self, obs: Any) -> Tensor:
         """(B, N, O) -> the agents' values, (B, N, n)."""
         q: Tensor = self.agents(obs)

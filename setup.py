@@ -38,6 +38,7 @@ setup(
     python_requires=">=3.11",
     install_requires=["torch>=2.6", "numpy", "gymnasium>=1.1", "tensorboard", "tqdm"],
     extras_require=EXTRAS,
+    entry_points={"console_scripts": ["rlpolicy = rlpolicy.experiment.cli:main"]},
     classifiers=[
         "Programming Language :: Python :: 3",
         "Programming Language :: Python :: 3.11",

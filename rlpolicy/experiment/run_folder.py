@@ -142,24 +142,22 @@ class RunLogger(JSONLLogger):
 
     def __init__(self, folder: RunFolder, interval: int, tensorboard: bool) -> None:
         super().__init__(folder.metrics, train_interval=interval, update_interval=interval)
+        self._place = folder.tensorboard if tensorboard else None
+        self._second: TensorboardLogger | None = None
         self.writer: Any = None
-        if tensorboard:
-            from torch.utils.tensorboard.writer import SummaryWriter
-
-            self.writer = SummaryWriter(str(folder.tensorboard))
-            self._second = TensorboardLogger(self.writer)
+        """The ``SummaryWriter``, from the first write on."""
 
     def write(self, step_type: str, step: int, data: dict[str, Any]) -> None:
         """Write to both."""
         super().write(step_type, step, data)
-        if self.writer is not None:
-            self._second.write(step_type, step, data)
+        if self._place is None:
+            return
+        if self._second is None:
+            from torch.utils.tensorboard.writer import SummaryWriter
 
-    def finalize(self) -> None:
-        """Close the file."""
-        super().finalize()
-        if self.writer is not None:
-            self.writer.flush()
+            self.writer = SummaryWriter(str(self._place))
+            self._second = TensorboardLogger(self.writer)
+        self._second.write(step_type, step, data)
 
     def close(self) -> None:
         """Close both; nothing is written afterwards."""

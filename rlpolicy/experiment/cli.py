@@ -12,6 +12,7 @@ import rlpolicy
 from rlpolicy.experiment.config import ExperimentConfig, algorithms
 from rlpolicy.experiment.evaluate import evaluate
 from rlpolicy.experiment.experiment import Experiment, build
+from rlpolicy.experiment.report import write_report
 from rlpolicy.experiment.run_folder import RunFolder
 from rlpolicy.experiment.schema import suggestion
 from rlpolicy.experiment.seeds import train_seeds
@@ -31,8 +32,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         given = _parser(arguments).parse_args(arguments)
-        command = {"train": _train, "resume": _resume, "evaluate": _evaluate}[given.command]
-        return command(given)
+        commands = {"train": _train, "resume": _resume, "evaluate": _evaluate, "report": _report}
+        return commands[given.command](given)
     except UsageError as error:
         print(f"rlpolicy: {' '.join(str(error).split())}", file=sys.stderr)
         return USAGE_ERROR
@@ -71,7 +72,7 @@ def _options_of(parser: argparse.ArgumentParser, given: argparse.Namespace) -> l
 
 def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     """The parser; options of algorithms are made where they are asked for."""
-    parser = _Parser(prog="rlpolicy", description="Train, resume and evaluate policies.", allow_abbrev=False)
+    parser = _Parser(prog="rlpolicy", description="Train, resume, evaluate and compare policies.", allow_abbrev=False)
     parser.add_argument("--version", action="version", version=f"rlpolicy {rlpolicy.__version__}")
     _add_completion(parser)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND", parser_class=_Parser)
@@ -99,6 +100,12 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     test.add_argument("--seed", type=int, default=0, metavar="INT", help="of the environments (default: 0)")
     test.add_argument("--last", action="store_true", help="the newest weights instead of those of the best test")
     test.add_argument("--video", action="store_true", help="film one episode, into the run's folder (extra: video)")
+
+    report = commands.add_parser(
+        "report", help="write a page about runs", description="Write one HTML page about one run, or to compare many."
+    )
+    report.add_argument("runs", nargs="+", metavar="RUN", help="the runs' folders; seeds of one config go together")
+    report.add_argument("--out", metavar="FILE", help="the page (default for one run: report.html in its folder)")
     return parser
 
 
@@ -206,6 +213,15 @@ def _evaluate(given: argparse.Namespace) -> int:
     folder = _prepared(RunFolder.open, given.run)
     options = {"episodes": given.episodes, "seed": given.seed, "last": given.last, "video": given.video}
     print(_prepared(evaluate, folder, **options))
+    return 0
+
+
+def _report(given: argparse.Namespace) -> int:
+    if given.out is None and len(given.runs) > 1:
+        raise UsageError("a report of several runs needs a place: give --out FILE")
+    target = Path(given.runs[0], "report.html") if given.out is None else Path(given.out)
+    _prepared(write_report, given.runs, target)
+    print(f"Report: {target}")
     return 0
 
 

@@ -295,7 +295,7 @@ def make_run(
             else Actor(body, space.shape)
         )
         if fault == "saturated":
-            list((actor.mu if algorithm == "sac" else actor.last).parameters())[-1].data.fill_(20.0)
+            list((actor.mu if algorithm == "sac" else actor.last).parameters())[-1].data.fill_(200.0)
         options = {"alpha": "auto"} if algorithm == "sac" else {}
         policy = (SACPolicy if algorithm == "sac" else DDPGPolicy)(
             actor=actor, actor_optim=Adam(actor.parameters(), lr=lr), critic=critic,

@@ -1,4 +1,7 @@
-"""Imports go downwards: utils < env, exploration, data < data.collector < policy < trainer. Algorithms stay short."""
+"""Imports go downwards: utils < env, exploration, data < data.collector < policy < trainer < experiment.
+
+Algorithms stay short.
+"""
 
 import ast
 from pathlib import Path
@@ -7,6 +10,8 @@ import rlpolicy
 
 ROOT = Path(rlpolicy.__file__).parent
 FLOORS = [
+    ("rlpolicy.__main__", 8),
+    ("rlpolicy.experiment", 7),
     ("rlpolicy.trainer", 5),
     ("rlpolicy.policy", 4),
     ("rlpolicy.data.collector", 3),

@@ -1,0 +1,177 @@
+"""From a config to plain objects."""
+
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Self
+
+import gymnasium as gym
+import numpy as np
+import torch
+from gymnasium import spaces
+
+from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.vecbuf import PrioritizedVectorReplayBuffer, VectorReplayBuffer
+from rlpolicy.data.collector import Collector
+from rlpolicy.data.stats import InfoStats
+from rlpolicy.env.venvs import BaseVectorEnv, DummyVectorEnv, SubprocVectorEnv
+from rlpolicy.experiment.config import ExperimentConfig
+from rlpolicy.experiment.envs import obs_dtype
+from rlpolicy.experiment.run_folder import RunFolder, RunLogger
+from rlpolicy.policy.base import BasePolicy
+from rlpolicy.seeding import seed_everything
+from rlpolicy.trainer.callbacks.base import Callback
+from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
+from rlpolicy.trainer.callbacks.timings import LogTimings
+from rlpolicy.trainer.callbacks.video import RecordVideo
+from rlpolicy.trainer.offpolicy import OffpolicyTrainer
+
+
+@dataclass(kw_only=True)
+class Experiment:
+    """The objects of an experiment. Take what you need, or call :meth:`run`.
+
+    Also a context manager, which closes the environments.
+    """
+
+    config: ExperimentConfig
+    """What it was built from."""
+    policy: BasePolicy[Any]
+    """The algorithm with its networks."""
+    buffer: ReplayBuffer
+    """What ``train_collector`` fills and the trainer learns from."""
+    train_collector: Collector
+    """Collects with exploration."""
+    test_collector: Collector
+    """Collects the tests."""
+    trainer: OffpolicyTrainer
+    """The loop."""
+    folder: RunFolder | None
+    """Where the run writes; None: nowhere."""
+
+    def run(self) -> InfoStats:
+        """Train to the end, from the beginning or from the checkpoint that the trainer has loaded."""
+        try:
+            info = self.trainer.run()
+        finally:
+            self._close_logger()
+        if self.folder is not None:
+            self.folder.write_result(info)
+        return info
+
+    def close(self) -> None:
+        """Close the environments and the log."""
+        self._close_logger()
+        for collector in (self.train_collector, self.test_collector):
+            if not getattr(collector.env, "is_closed", False):
+                collector.env.close()
+
+    def _close_logger(self) -> None:
+        if isinstance(self.trainer.logger, RunLogger):
+            self.trainer.logger.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) -> Experiment:
+    """Policy, collectors, buffer and trainer of a config.
+
+    :param path: the run's folder; None: nothing is written.
+    :param resume: the folder exists, and the run goes on from its newest checkpoint.
+    :raises ValueError: the environment is unknown or unfit for the algorithm, or the folder exists.
+    """
+    config.validate()
+    if path is not None and not resume:
+        RunFolder(path).require_new()
+    torch.set_num_threads(config.threads)
+    policy, obs_space = make_policy(config)
+    if config.compile:
+        policy.compile()
+    train_envs, test_envs = _venv(config, config.train_envs), _venv(config, config.test_envs)
+    try:
+        buffer = _buffer(config, obs_space)
+        train = Collector(policy, train_envs, buffer, exploration_noise=True)
+        test = Collector(policy, test_envs)
+        if path is None:
+            folder = None
+        else:
+            folder = RunFolder.open(path) if resume else RunFolder.create(path, config)
+        trainer = OffpolicyTrainer(
+            policy=policy,
+            train_collector=train,
+            test_collector=test,
+            max_epoch=config.max_epoch,
+            step_per_epoch=config.step_per_epoch,
+            step_per_collect=config.step_per_collect or config.train_envs,
+            update_per_step=config.update_per_step,
+            gradient_steps_per_collect=config.gradient_steps_per_collect,
+            batch_size=config.batch_size,
+            episode_per_test=config.episode_per_test,
+            stop_fn=None if config.stop_reward is None else partial(_reached, config.stop_reward),
+            test_in_train=config.test_in_train,
+            random_steps=config.random_steps,
+            learning_starts=config.learning_starts,
+            nan_policy=config.nan_policy,  # type: ignore[arg-type]  # one of its choices
+            seed=config.seed,
+            logger=None if folder is None else RunLogger(folder, config.log_interval, config.tensorboard),
+            callbacks=[] if folder is None else _callbacks(config, folder),
+        )
+        if folder is not None and resume:
+            trainer.load(folder.checkpoints)
+    except BaseException:
+        train_envs.close()
+        test_envs.close()
+        raise
+    parts: dict[str, Any] = {"policy": policy, "buffer": buffer, "train_collector": train, "test_collector": test}
+    return Experiment(config=config, trainer=trainer, folder=folder, **parts)
+
+
+def make_policy(config: ExperimentConfig) -> tuple[BasePolicy[Any], spaces.Box]:
+    """A policy with first weights that follow from the seed, and the space of its observations."""
+    seed_everything(config.seed)
+    env = config.make_env()
+    try:
+        obs_space, action_space = env.observation_space, env.action_space
+    finally:
+        env.close()
+    assert isinstance(obs_space, spaces.Box)  # make_env flattens all else
+    policy: BasePolicy[Any] = config.make_policy(obs_space, action_space)
+    return policy.to(config.device), obs_space
+
+
+def video_env(config: ExperimentConfig) -> gym.Env[Any, Any]:
+    """One environment that renders pictures."""
+    return config.make_env(render_mode="rgb_array")
+
+
+def _venv(config: ExperimentConfig, count: int) -> BaseVectorEnv:
+    kind = SubprocVectorEnv if config.subprocesses else DummyVectorEnv
+    return kind([config.make_env] * count)
+
+
+def _buffer(config: ExperimentConfig, obs_space: spaces.Box) -> ReplayBuffer:
+    kind: Any = VectorReplayBuffer
+    options: dict[str, Any] = {"obs_dtype": obs_dtype(obs_space)}
+    if config.prioritized:
+        kind = PrioritizedVectorReplayBuffer
+        options |= {"alpha": config.prio_alpha, "beta": config.prio_beta}
+    buffer: ReplayBuffer = kind(config.buffer_size, config.train_envs, **options)
+    return buffer
+
+
+def _callbacks(config: ExperimentConfig, folder: RunFolder) -> list[Callback]:
+    callbacks: list[Callback] = [
+        LogTimings(),
+        Checkpoint(folder.checkpoints, every_steps=config.checkpoint_every, keep=config.checkpoint_keep),
+    ]
+    if config.video_every:
+        callbacks.append(RecordVideo(partial(video_env, config), folder.videos, every_epochs=config.video_every))
+    return callbacks
+
+
+def _reached(target: float, mean_return: float) -> bool:
+    return bool(np.greater_equal(mean_return, target))

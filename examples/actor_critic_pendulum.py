@@ -82,20 +82,12 @@ def main(args: Args) -> Any:
     train = Collector(policy, train_envs, VectorReplayBuffer(args.steps, 1), exploration_noise=True)
     train.collect(n_step=400, random=True)
     return offpolicy_trainer(
-        policy,
-        train,
-        Collector(policy, test_envs),
-        max_epoch=args.steps // args.steps_per_test,
-        step_per_epoch=args.steps_per_test,
-        step_per_collect=1,
-        episode_per_test=10,
-        batch_size=128,
-        update_per_step=5 if args.algo in ("redq", "droq") else 1,
-        test_in_train=False,
-        seed=args.seed,
+        policy, train, Collector(policy, test_envs), max_epoch=args.steps // args.steps_per_test,
+        step_per_epoch=args.steps_per_test, step_per_collect=1, episode_per_test=10, batch_size=128,
+        update_per_step=5 if args.algo in ("redq", "droq") else 1, test_in_train=False, seed=args.seed,
         stop_fn=lambda mean_reward: mean_reward >= -180,
         logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}")),
-    )
+    )  # fmt: skip
 
 
 if __name__ == "__main__":

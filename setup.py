@@ -17,13 +17,27 @@ EXTRAS = {
     "box2d": ["gymnasium[box2d]>=1.1"],
     "export": ["safetensors>=0.4", "onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
     "atari": ["ale-py>=0.10", "opencv-python-headless>=4.5"],  # OpenCV: gymnasium's AtariPreprocessing resizes with it
+    "pettingzoo": ["pettingzoo[classic]>=1.24", "mpe2>=1.0"],  # the particle environments have a package of their own
     "video": ["moviepy>=1.0"],  # gymnasium's RecordVideo writes with it
     "yaml": ["pyyaml>=6.0"],
     "cli": ["shtab>=1.6"],  # completion of commands in the shell
     "test": ["pytest>=7.4", "pytest-cov>=4.1", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
-OPTIONAL = ("mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray", "export", "video", "yaml", "cli")
+OPTIONAL = (
+    "mujoco",
+    "box2d",
+    "atari",
+    "hdf5",
+    "wandb",
+    "envpool",
+    "ray",
+    "export",
+    "video",
+    "pettingzoo",
+    "yaml",
+    "cli",
+)
 EXTRAS["all"] = sorted({req for name in OPTIONAL for req in EXTRAS[name]})
 
 setup(

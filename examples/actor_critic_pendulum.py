@@ -36,25 +36,28 @@ class Args:
     """environment steps after 400 random ones, at most; training stops at a test of -180"""
     steps_per_test: int = 1_000
     """environment steps between two tests of ten episodes"""
+    mixed_precision: str = ""
+    """bf16 or fp16: compute the networks in it while learning; empty: float32"""
     logdir: str = "runs/actor_critic_pendulum"
     """TensorBoard folder"""
 
 
-def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
+def make_policy(algo: str, env: gym.Env[Any, Any], mixed_precision: str = "") -> Any:
+    options: dict[str, Any] = {"action_space": env.action_space, "mixed_precision": mixed_precision or None}
     obs, act = env.observation_space.shape, env.action_space.shape
 
     def learner(name: str, net: nn.Module) -> dict[str, Any]:
         return {name: net, f"{name}_optim": Adam(net.parameters(), lr=1e-3)}
 
-    def critic(norm_layer: Any = None, num_quantiles: int = 1, **options: Any) -> dict[str, Any]:
-        net = Net(obs, act, hidden_sizes=[64, 64], concat=True, norm_layer=norm_layer, **options)
-        return learner("critic", Critic(net, flatten_input=not options, num_quantiles=num_quantiles, **options))
+    def critic(norm_layer: Any = None, num_quantiles: int = 1, **linear: Any) -> dict[str, Any]:
+        net = Net(obs, act, hidden_sizes=[64, 64], concat=True, norm_layer=norm_layer, **linear)
+        return learner("critic", Critic(net, flatten_input=not linear, num_quantiles=num_quantiles, **linear))
 
     features = Net(obs, hidden_sizes=[64, 64])
     if algo == "td3":
-        return TD3Policy(**learner("actor", Actor(features, act)), **critic(), action_space=env.action_space)
+        return TD3Policy(**learner("actor", Actor(features, act)), **critic(), **options)
     soft = learner("actor", ActorProb(features, act, unbounded=True, conditioned_sigma=True))
-    soft |= {"alpha": auto_alpha(env.action_space, lr=1e-3), "action_space": env.action_space}
+    soft |= {"alpha": auto_alpha(env.action_space, lr=1e-3), **options}
     match algo:
         case "sac":
             return SACPolicy(**soft, **critic())
@@ -74,7 +77,7 @@ def make_policy(algo: str, env: gym.Env[Any, Any]) -> Any:
 def main(args: Args) -> Any:
     seed_everything(args.seed)  # for the networks' first weights; the trainer's seed is for all that follows
     train_envs, test_envs = (DummyVectorEnv([lambda: gym.make("Pendulum-v1")] * k) for k in (1, 10))
-    policy = make_policy(args.algo, gym.make("Pendulum-v1"))
+    policy = make_policy(args.algo, gym.make("Pendulum-v1"), args.mixed_precision)
     train_envs.seed(args.seed)
     train = Collector(policy, train_envs, VectorReplayBuffer(args.steps, 1), exploration_noise=True)
     train.collect(n_step=400, random=True)

@@ -26,6 +26,9 @@ RUNS = {
     "dqn_lunarlander.py": "--epochs 1 --steps-per-epoch 300 --learning-starts 100",
     "recurrent/recurrent_memory.py": "--algo sac --steps 100 --steps-per-test 100",
     "recurrent/hidden_velocity.py": "--algo dqn --steps 160 --steps-per-test 160",
+    "multi_agent/cooperative.py": "--mixer vdn --task spread --epochs 1 --steps-per-epoch 560 --final-episodes 4",
+    "multi_agent/tic_tac_toe.py": "--epochs 2 --steps-per-epoch 700 --games 20",
+    "multi_agent/two_step_game.py": "--steps 200",
     "value_based_cartpole.py": "--algo qrdqn --epochs 1 --steps-per-epoch 300",
 }
 
@@ -91,6 +94,29 @@ def test_algorithm_families(
     printed = capsys.readouterr().out
     assert "Epoch #1/" in printed
     assert "Training ended: " in printed
+
+
+def test_teams(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("mpe2")
+    run("multi_agent/cooperative.py", tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "random team: -" in printed
+    assert "vdn, seed 0: -" in printed
+    (log,) = tmp_path.glob("runs/**/spread_vdn_0.jsonl")
+    assert "test/agent_returns_stat/2/mean" in log.read_text()
+
+
+def test_two_step_game(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    run("multi_agent/two_step_game.py", tmp_path, monkeypatch)
+    assert "qmix: greedy return " in capsys.readouterr().out
+
+
+def test_tic_tac_toe(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("pettingzoo.classic.tictactoe_v3")
+    run("multi_agent/tic_tac_toe.py", tmp_path, monkeypatch)
+    printed = capsys.readouterr().out
+    assert "DQN moves first: won" in printed
+    assert "DQN moves second: won" in printed
 
 
 def test_atari(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

@@ -32,7 +32,8 @@ TIANSHOU = {
     "data.utils.converter": "to_numpy to_torch to_torch_as to_hdf5 from_hdf5 Hdf5ConvertibleValues Hdf5ConvertibleType",
     "data.utils.segtree": "SegmentTree",
     "env": "BaseVectorEnv DummyVectorEnv SubprocVectorEnv ShmemVectorEnv RayVectorEnv VectorEnvWrapper "
-    "VectorEnvNormObs ContinuousToDiscrete MultiDiscreteToDiscrete TruncatedAsTerminated",
+    "VectorEnvNormObs ContinuousToDiscrete MultiDiscreteToDiscrete TruncatedAsTerminated PettingZooEnv",
+    "env.pettingzoo_env": "PettingZooEnv",
     "env.gym_wrappers": "ContinuousToDiscrete MultiDiscreteToDiscrete TruncatedAsTerminated",
     "env.utils": "ENV_TYPE gym_new_venv_step_type CloudpickleWrapper",
     "env.venv_wrappers": "VectorEnvWrapper VectorEnvNormObs",
@@ -41,7 +42,7 @@ TIANSHOU = {
     "exploration": "BaseNoise GaussianNoise OUNoise",
     "exploration.random": "BaseNoise GaussianNoise OUNoise",
     "policy": "BasePolicy TrainingStats RandomPolicy DDPGPolicy DQNPolicy BranchingDQNPolicy C51Policy RainbowPolicy "
-    "QRDQNPolicy IQNPolicy FQFPolicy TD3Policy SACPolicy REDQPolicy DiscreteSACPolicy",
+    "QRDQNPolicy IQNPolicy FQFPolicy TD3Policy SACPolicy REDQPolicy DiscreteSACPolicy MultiAgentPolicyManager",
     "policy.base": "BasePolicy TrainingStats TrainingStatsWrapper TTrainingStats TLearningRateScheduler",
     "policy.modelfree.bdq": "BranchingDQNPolicy BDQNTrainingStats",
     "policy.modelfree.c51": "C51Policy C51TrainingStats",
@@ -55,6 +56,7 @@ TIANSHOU = {
     "policy.modelfree.redq": "REDQPolicy REDQTrainingStats",
     "policy.modelfree.sac": "SACPolicy SACTrainingStats",
     "policy.modelfree.td3": "TD3Policy TD3TrainingStats",
+    "policy.multiagent.mapolicy": "MultiAgentPolicyManager MapTrainingStats MAPRolloutBatchProtocol",
     "policy.random": "RandomPolicy RandomTrainingStats",
     "trainer": "BaseTrainer OffpolicyTrainer OnpolicyTrainer OfflineTrainer test_episode gather_info",
     "trainer.base": "BaseTrainer OffpolicyTrainer OnpolicyTrainer OfflineTrainer",

@@ -40,7 +40,7 @@ class Args:
     length: int = 16
     """steps per sequence; of what has no memory the minibatch has as many steps"""
     logdir: str = "runs/hidden_velocity"
-    """TensorBoard folder"""
+    """TensorBoard folder, for curves.py"""
 
 
 def make_env(algo: str, net: str, reward_scale: float = 1.0) -> gym.Env[Any, Any]:
@@ -76,7 +76,7 @@ def main(args: Args) -> Any:
         step_per_epoch=args.steps_per_test, step_per_collect=8, episode_per_test=20,
         batch_size=32 if recurrent else 32 * args.length, update_per_step=0.25 if cartpole else 0.5,
         learning_starts=min(1_000, args.steps // 2), test_in_train=False, seed=args.seed,
-        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}_{args.net}")),
+        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}_{args.net}_{args.seed}")),
     )  # fmt: skip
 
 

@@ -38,7 +38,7 @@ class Args:
     steps_per_test: int = 1_000
     """environment steps between two tests of 100 episodes"""
     logdir: str = "runs/recurrent_memory"
-    """TensorBoard folder"""
+    """TensorBoard folder, for curves.py"""
 
 
 def main(args: Args) -> Any:
@@ -70,7 +70,7 @@ def main(args: Args) -> Any:
         test_in_train=False,
         seed=args.seed,
         stop_fn=lambda mean_reward: mean_reward >= 0.95,
-        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}_{args.net}")),
+        logger=TensorboardLogger(SummaryWriter(f"{args.logdir}/{args.algo}_{args.net}_{args.seed}")),
     )
 
 

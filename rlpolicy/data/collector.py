@@ -108,6 +108,8 @@ class Collector:
         """``ids`` of a step of all environments is this very array."""
         self._ready: Ready | None = None
         self._restarts_told = 0
+        self.elsewhere: dict[str, Any] | None = None
+        """While somebody else steps the environments in its place: what it would say of them in a checkpoint."""
         self.reset_stat()
 
     @property
@@ -255,6 +257,10 @@ class Collector:
         return self._stats(steps, returns, lens, time.perf_counter() - begin)
 
     def _check_collect(self, n_step: int | None, n_episode: int | None) -> None:
+        if self.elsewhere is not None:
+            raise RuntimeError(
+                "a trainer with async_collection uses these environments: end its run, or call its release_collector()"
+            )
         if self.env.is_async != self._is_async and not self._is_async:
             raise InvalidArgument("these environments run asynchronously (wait_num or timeout): use AsyncCollector")
         if n_step is None and n_episode is None:

@@ -20,6 +20,8 @@ from rlpolicy.utils.rng import set_space_state, space_state
 
 def collector_state(collector: Collector) -> dict[str, Any]:
     """Everything but policy and buffer, as a tree."""
+    if collector.elsewhere is not None:
+        return collector.elsewhere
     ready, env = collector._ready, collector.env
     restorable = ready is not None and not collector._is_async and hasattr(env, "state_dict")
     return {

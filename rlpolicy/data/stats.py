@@ -96,6 +96,8 @@ class InfoStats(DataclassPPrintMixin):
     """Why training ended, e.g. "max_epoch reached", "stop_fn", "requested: ..."; empty while it runs."""
     skipped_updates: int = 0
     """Updates that came to nothing because a loss or gradient was not finite; with ``nan_policy="skip"`` only."""
+    replay_ratio: float = 0.0
+    """Off-policy: gradient steps per collected step (decision, not frame), without those before ``learning_starts``."""
 
     def __str__(self) -> str:
         head = f"Training ended: {self.stop_reason}" if self.stop_reason else "Training"
@@ -108,7 +110,8 @@ class InfoStats(DataclassPPrintMixin):
         rows.append(("training", f"{self.train_step:,} steps, {self.train_episode:,} episodes"))
         if self.test_episode:
             rows.append(("tests", f"{self.test_step:,} steps, {self.test_episode:,} episodes"))
-        rows.append(("gradient steps", f"{self.gradient_step:,}"))
+        ratio = f", {self.replay_ratio:.3g} per collected step" if self.replay_ratio else ""
+        rows.append(("gradient steps", f"{self.gradient_step:,}{ratio}"))
         if self.skipped_updates:
             rows.append(("skipped", f"{self.skipped_updates:,} updates that were not finite"))
         t = self.timing
@@ -150,6 +153,10 @@ class CollectStats(CollectStatsBase):
     """Standard deviations of the policy's action distributions, shape (steps, A); None when not recorded."""
     pred_dist_std_array_stat: list[SequenceSummaryStats] | None = None
     """Summary of ``pred_dist_std_array`` per action dimension; None when not recorded."""
+    agent_returns: NDArray[np.floating[Any]] | None = None
+    """Returns of several agents, shape (E, agents), also where ``returns`` became those of the team; else None."""
+    agent_returns_stat: dict[str, SequenceSummaryStats] | None = None
+    """Summary of ``agent_returns`` per agent, by its index; None when there are none."""
     n_env_restarts: int = 0
     """Number of environments that broke and were started anew; their episodes are cut, and not among the above."""
 
@@ -163,17 +170,21 @@ class CollectStats(CollectStatsBase):
         :param lens: shape (E,).
         :param fields: any other fields.
         """
-        return cls(
-            returns=returns,
-            returns_stat=_summary(returns),
-            lens=lens,
-            lens_stat=_summary(lens),
-            **fields,
-        )
+        stats = cls(returns=returns, lens=lens, **fields)
+        stats.refresh_return_stats()
+        stats.refresh_len_stats()
+        return stats
 
     def refresh_return_stats(self) -> None:
-        """Compute ``returns_stat`` anew."""
+        """Compute ``returns_stat`` anew, and what there is of single agents."""
         self.returns_stat = _summary(self.returns)
+        if self.returns.ndim > 1:
+            self.agent_returns = self.returns
+        if self.agent_returns is not None:
+            columns = self.agent_returns.reshape(len(self.agent_returns), -1).T
+            self.agent_returns_stat = {
+                str(i): SequenceSummaryStats.from_sequence(column) for i, column in enumerate(columns)
+            }
 
     def refresh_len_stats(self) -> None:
         """Compute ``lens_stat`` anew."""

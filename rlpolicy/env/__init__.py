@@ -4,6 +4,7 @@ from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.env.envpool import EnvPoolVectorEnv
 from rlpolicy.env.gym_wrappers import ContinuousToDiscrete, MultiDiscreteToDiscrete, TruncatedAsTerminated
 from rlpolicy.env.gymnasium_vector import GymnasiumVectorEnv
+from rlpolicy.env.pettingzoo_env import ParallelPettingZooEnv, PettingZooEnv
 from rlpolicy.env.venv_wrappers import VectorEnvNormObs, VectorEnvWrapper
 from rlpolicy.env.venvs import (
     BaseVectorEnv,
@@ -20,6 +21,8 @@ __all__ = [
     "EnvPoolVectorEnv",
     "GymnasiumVectorEnv",
     "MultiDiscreteToDiscrete",
+    "ParallelPettingZooEnv",
+    "PettingZooEnv",
     "RayVectorEnv",
     "ShmemVectorEnv",
     "SubprocVectorEnv",

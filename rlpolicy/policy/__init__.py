@@ -21,6 +21,8 @@ from rlpolicy.policy.modelfree.redq import REDQPolicy
 from rlpolicy.policy.modelfree.sac import SACPolicy
 from rlpolicy.policy.modelfree.td3 import TD3Policy
 from rlpolicy.policy.modelfree.tqc import TQCPolicy
+from rlpolicy.policy.multiagent.mapolicy import MultiAgentPolicyManager
+from rlpolicy.policy.multiagent.mixed_q import MixedQPolicy
 from rlpolicy.policy.random import MARLRandomPolicy, RandomActionPolicy, RandomPolicy
 
 __all__ = [
@@ -35,6 +37,8 @@ __all__ = [
     "FQFPolicy",
     "IQNPolicy",
     "MARLRandomPolicy",
+    "MixedQPolicy",
+    "MultiAgentPolicyManager",
     "QRDQNPolicy",
     "REDQPolicy",
     "RainbowPolicy",

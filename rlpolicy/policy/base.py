@@ -5,7 +5,7 @@ import os
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any, Generic, Literal, Protocol, Self, TypeAlias
 
 import numpy as np
@@ -28,6 +28,7 @@ from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import AnyLRScheduler, step_after_update
 from rlpolicy.utils.net.inputs import see_through
 from rlpolicy.utils.optim import TModule, polyak_update
+from rlpolicy.utils.precision import MixedPrecision, Precision
 from rlpolicy.utils.watch import running
 
 __all__ = [
@@ -42,6 +43,8 @@ __all__ = [
 TLearningRateScheduler: TypeAlias = AnyLRScheduler
 
 logger = logging.getLogger(__name__)
+
+_AS_IT_IS = nullcontext()
 
 
 class CompiledUpdate(Protocol):
@@ -70,6 +73,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     :param lr_scheduler: stepped after every update.
     :param obs_preprocessor: see :class:`~rlpolicy.policy.options.PolicyOptions`. A subclass passes each network that
         gets observations through :meth:`preprocessed`.
+    :param mixed_precision: see :class:`~rlpolicy.policy.options.PolicyOptions`.
     :raises ValueError: another space, an unknown method, or scaling without a bounded Box.
     """
 
@@ -88,6 +92,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         action_bound_method: BoundMethod = "clip",
         lr_scheduler: TLearningRateScheduler | None = None,
         obs_preprocessor: nn.Module | None = None,
+        mixed_precision: MixedPrecision = None,
     ) -> None:
         super().__init__()
         self.action_type: ActionType = action_type_of(action_space)
@@ -97,6 +102,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         self.obs_preprocessor = obs_preprocessor  # before all networks: copies of these then find the copied one
         if hasattr(obs_preprocessor, "update"):
             self._obs_statistics = ObsStatistics()
+        self.precision = None if mixed_precision is None else Precision(mixed_precision)  # before them, likewise
         self.agent_id = 0
         self.updating = False
         """True while :meth:`update` runs."""
@@ -305,8 +311,9 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
             if self._compiled is not None and self._compiled.takes(batch, kwargs):
                 stats: TTrainingStats = self._compiled(batch, buffer, indices)
             else:
-                batch = self.process_fn(batch, buffer, indices)
-                stats = self.learn(batch, **kwargs)
+                with self.in_precision():
+                    batch = self.process_fn(batch, buffer, indices)
+                    stats = self.learn(batch, **kwargs)
             self.post_process_fn(batch, buffer, indices)
             if self.lr_scheduler is not None:
                 step_after_update(self.lr_scheduler, stats)
@@ -314,6 +321,15 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
             flags["updating"] = False
         stats.train_time = time.perf_counter() - start
         return stats
+
+    def in_precision(self) -> AbstractContextManager[None]:
+        """Around ``process_fn`` and ``learn`` where :meth:`update` does not call them: ``mixed_precision``."""
+        if self.precision is None:
+            return _AS_IT_IS
+        others = (self.obs_preprocessor, self.precision)
+        return self.precision.learning(
+            net for net in self.children() if net not in others and not isinstance(net, BasePolicy)
+        )
 
     def count_observations(self, buffer: ReplayBuffer) -> None:
         """Give ``obs_preprocessor`` the observations that are new in the buffer; :meth:`update` begins with this.
@@ -349,6 +365,11 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     def is_compiled(self) -> bool:
         """Whether updates are computed without autograd, as :meth:`compile` asked for; False: they are eager."""
         return self._compiled is not None
+
+    @property
+    def is_being_checked(self) -> bool:
+        """Whether the next update will be computed in two ways, which are compared, see :meth:`compile`."""
+        return getattr(self._compiled, "left", 0) > 0
 
     def _minibatch(self, sample_size: int | None, buffer: ReplayBuffer) -> tuple[Batch, NDArray[np.int64]]:
         """What an update learns from, and its rows; policies that learn from sequences ask for these instead."""

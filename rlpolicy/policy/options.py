@@ -8,6 +8,7 @@ from gymnasium import spaces
 from torch import nn
 
 from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.precision import MixedPrecision
 
 
 class PolicyOptions(TypedDict, total=False):
@@ -23,6 +24,12 @@ class PolicyOptions(TypedDict, total=False):
     observation that the buffer stores is given to it once: at the beginning of each ``policy.update`` those that are
     new, in training mode. Nothing else moves its statistics, so within one update targets and losses see through the
     same."""
+    mixed_precision: MixedPrecision
+    """"bf16" or "fp16": networks are computed in that dtype (autocast) while the policy is updated; None: in float32.
+
+    Acting, weights, gradients, output layers and all outside of the networks (targets, log-probabilities, losses, TD
+    errors) stay float32, see :class:`~rlpolicy.utils.precision.Precision`. "fp16" scales losses and leaves out the
+    steps whose gradients overflow. :meth:`~rlpolicy.policy.base.BasePolicy.compile` changes nothing then."""
 
 
 def require_fractions(**options: float) -> None:

@@ -21,17 +21,29 @@ def follow_steps(
     :return: R, the discounted reward; f, gamma to the number of steps, and 0 behind termination; the rows of the last
         steps; each (B,).
     """
-    rows = [np.asarray(indices)]
     if n_step == 1:  # most often: there is nothing to follow
-        goes_on = ~np.asarray(buffer.terminated[rows[0]], np.bool_)
-        return np.asarray(buffer.rew[rows[0]], np.float64), np.asarray(gamma * goes_on, np.float64), rows[0]
+        rows = np.asarray(indices)
+        goes_on = ~np.asarray(buffer.terminated[rows], np.bool_)
+        return np.asarray(buffer.rew[rows], np.float64), np.asarray(gamma * goes_on, np.float64), rows
+    rows, going = steps_ahead(buffer, indices, n_step)
+    rew_sum, factor = nstep_return(buffer.rew[rows], going, gamma)
+    factor *= ~np.asarray(buffer.terminated[rows[-1]], np.bool_)
+    return rew_sum, factor, rows[-1]
+
+
+def steps_ahead(buffer: ReplayBuffer, indices: NDArray[np.int64], n_step: int) -> tuple[NDArray[np.int64], BoolArray]:
+    """The rows of the next n steps, and whether each is one step further than the one before it.
+
+    :param indices: (B,) rows of the buffer.
+    :return: rows and flags, (n, B); ``rows[0]`` are the indices themselves and count as going. At the end of an episode
+        and at the newest row a row repeats.
+    """
+    rows = [np.asarray(indices)]
     going = np.ones((n_step, len(indices)), np.bool_)
     for k in range(1, n_step):
         rows.append(buffer.next(rows[-1]))  # stays where it is at the end of an episode and at the newest row
         going[k] = going[k - 1] & (rows[k] != rows[k - 1])
-    rew_sum, factor = nstep_return(np.asarray(buffer.rew)[np.stack(rows)], going, gamma)
-    factor *= ~np.asarray(buffer.terminated[rows[-1]], np.bool_)
-    return rew_sum, factor, rows[-1]
+    return np.stack(rows), going
 
 
 def nstep_return(rew: FloatArray, going: BoolArray, gamma: float) -> tuple[FloatArray, FloatArray]:

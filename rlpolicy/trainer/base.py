@@ -5,6 +5,7 @@ import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, Self
 
 from rlpolicy.data.buffer.base import ReplayBuffer
@@ -19,6 +20,7 @@ from rlpolicy.data.stats import (
 )
 from rlpolicy.policy.base import BasePolicy, policy_within_training_step
 from rlpolicy.seeding import seed_everything
+from rlpolicy.trainer.ahead import AsyncCollection
 from rlpolicy.trainer.callbacks.base import Callback, CallbackList
 from rlpolicy.trainer.checkpoint import Interruption, Progress
 from rlpolicy.trainer.finite import FiniteGuard, NanPolicy
@@ -90,6 +92,8 @@ class BaseTrainer(Resumable, ABC):
         :class:`~rlpolicy.utils.errors.NonFinite`; "stop": the run ends as after :meth:`request_stop`; "skip": the
         update is undone and counted in ``InfoStats.skipped_updates``, at the cost of a look at every gradient and a
         copy of the weights per update (what collectors find still raises). No checkpoint is made of such weights.
+    :param async_collection: off-policy: collect while the policy is being updated, see
+        :class:`~rlpolicy.trainer.offpolicy.OffpolicyTrainer`.
     :raises ValueError: arguments that are missing, out of range, or contradict each other.
     """
 
@@ -128,6 +132,7 @@ class BaseTrainer(Resumable, ABC):
         gradient_steps_per_collect: int | None = None,
         frame_skip: int = 1,
         nan_policy: NanPolicy = "raise",
+        async_collection: AsyncCollection = False,
     ) -> None:
         if save_fn is not None:
             if save_best_fn is not None:
@@ -148,6 +153,7 @@ class BaseTrainer(Resumable, ABC):
         self.seed, self.total_steps = seed, total_steps
         self.random_steps, self.learning_starts = random_steps, learning_starts
         self.gradient_steps_per_collect, self.frame_skip = gradient_steps_per_collect, frame_skip
+        self.async_collection = async_collection
         _require_positive(
             max_epoch=max_epoch,
             batch_size=batch_size or None,
@@ -199,10 +205,11 @@ class BaseTrainer(Resumable, ABC):
 
     def _check_no_offpolicy_options(self) -> None:
         """The rule of trainers that are not off-policy."""
-        if self.random_steps or self.learning_starts or self.gradient_steps_per_collect is not None:
+        given = (self.random_steps, self.learning_starts, self.gradient_steps_per_collect, self.async_collection)
+        if any(given):
             raise ValueError(
-                f"random_steps, learning_starts and gradient_steps_per_collect are for OffpolicyTrainer, not "
-                f"{type(self).__name__}"
+                "random_steps, learning_starts, gradient_steps_per_collect and async_collection are for "
+                f"OffpolicyTrainer, not {type(self).__name__}"
             )
 
     # -- state --------------------------------------------------------------------------------------------------------
@@ -356,24 +363,26 @@ class BaseTrainer(Resumable, ABC):
         with (
             EpochBar(self.step_per_epoch, description, self.show_progress, leave=not self.verbose) as bar,
             policy_within_training_step(self.policy),
+            self._collecting(progress),
         ):
             if progress.done:
                 bar.advance(progress.done, self.env_step, self.gradient_step, None, progress.trained)
-            while progress.done < self.step_per_epoch and not self._is_over():
+            while self._is_ahead or (progress.done < self.step_per_epoch and not self._is_over()):
                 self._is_busy = True
                 steps = 1
                 collect_stats = None
                 if self.train_collector is not None:
-                    collect_stats, tested = self._collect_and_check()
+                    collect_stats, early = self._collect_and_check()
                     if collect_stats is None:
                         break
+                    tested = tested or early
                     progress.collected.add(collect_stats)
                     steps = collect_stats.n_collected_steps * self.frame_skip
                 if tested is None:
                     progress.trained = self._update(collect_stats) or progress.trained
                 progress.done += steps
                 bar.advance(steps, self.env_step, self.gradient_step, collect_stats, progress.trained)
-                self._is_busy = False
+                self._is_busy = self._is_ahead
                 self._emit("on_step_end")
                 self._rest()
         self._is_busy = True
@@ -381,6 +390,15 @@ class BaseTrainer(Resumable, ABC):
             self._interruption = Interruption(progress, self.logger, self._callbacks)
         collected = CollectStatsBase() if self.train_collector is None else progress.collected.merged()
         return collected, progress.trained, tested
+
+    @property
+    def _is_ahead(self) -> bool:
+        """Whether more is being collected than what was learned from."""
+        return False
+
+    def _collecting(self, progress: Progress) -> AbstractContextManager[Any]:
+        """Around the collects of an epoch."""
+        return nullcontext()
 
     def _is_over(self) -> bool:
         return bool(self.stop_reason) or (self.total_steps is not None and self.env_step >= self.total_steps)

@@ -71,6 +71,7 @@ class Interruption:
 
 def trainer_state(trainer: "BaseTrainer") -> dict[str, Any]:
     """Everything but the buffers, as a tree."""
+    trainer._bring_home()
     cut = trainer._interruption
     progress = trainer._progress if cut is None else cut.progress
     return {

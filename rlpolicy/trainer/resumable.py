@@ -63,6 +63,7 @@ class Resumable(ABC):
         :param path: the folder that was saved to (the newest whole checkpoint in it is taken), or one checkpoint.
         :raises ValueError: there is no whole checkpoint, or it is that of another trainer, policy, or buffer.
         """
+        self.release_collector()
         load_trainer(self, path)  # type: ignore[arg-type]
 
     load_from_file = load
@@ -78,6 +79,15 @@ class Resumable(ABC):
 
     def _load_own_state(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have nothing
         """Go on from :meth:`_own_state`."""
+
+    def _bring_home(self) -> None:  # noqa: B027 - most have nothing elsewhere
+        """Let policy and collectors have the state of whoever collects in their place."""
+
+    def release_collector(self) -> None:  # noqa: B027
+        """End what ``async_collection`` collects with, so that the train collector can be used before the run is over.
+
+        The run may go on afterwards. With a process the running episodes are cut.
+        """
 
     @abstractmethod
     def _emit(self, hook: str, *args: Any) -> None:

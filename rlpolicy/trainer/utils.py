@@ -56,7 +56,10 @@ test_episode.__test__ = False  # type: ignore[attr-defined]  # pytest must not c
 
 
 def apply_reward_metric(stats: CollectStats, reward_metric: RewardMetric | None) -> None:
-    """Replace ``stats.returns`` of several agents, (E, agents), by one number per episode, (E,)."""
+    """Replace ``stats.returns`` of several agents, (E, agents), by one number per episode, (E,).
+
+    The agents' own stay in ``stats.agent_returns``.
+    """
     if reward_metric is not None and stats.n_collected_episodes:
         stats.returns = np.asarray(reward_metric(stats.returns))
         stats.refresh_return_stats()
@@ -70,6 +73,7 @@ class CollectTotals:
         self._seconds = 0.0
         self._returns: list[np.ndarray] = []
         self._lens: list[np.ndarray] = []
+        self._agents: list[np.ndarray] = []
 
     def add(self, stats: CollectStats) -> None:
         """Count one more collect."""
@@ -79,15 +83,23 @@ class CollectTotals:
         if stats.n_collected_episodes:
             self._returns.append(stats.returns)
             self._lens.append(stats.lens)
+            if stats.agent_returns is not None:
+                self._agents.append(stats.agent_returns)
 
     def state_dict(self) -> dict[str, Any]:
         """The sums, as plain values."""
-        return {"sums": [self._steps, self._env_restarts, self._seconds], "returns": self._returns, "lens": self._lens}
+        return {
+            "sums": [self._steps, self._env_restarts, self._seconds],
+            "returns": self._returns,
+            "lens": self._lens,
+            "agent_returns": self._agents,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on from what :meth:`state_dict` gave."""
         self._steps, self._env_restarts, self._seconds = state["sums"]
         self._returns, self._lens = list(state["returns"]), list(state["lens"])
+        self._agents = list(state.get("agent_returns", ()))
 
     def merged(self) -> CollectStats:
         """All collects as if they had been one."""
@@ -95,6 +107,8 @@ class CollectTotals:
         if self._lens:
             merged.returns, merged.lens = np.concatenate(self._returns), np.concatenate(self._lens)
             merged.n_collected_episodes = len(merged.lens)
+            if self._agents:
+                merged.agent_returns = np.concatenate(self._agents)
             merged.refresh_all_sequence_stats()
         merged.set_collect_time(self._seconds)
         return merged

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.optim import Adam, AdamW, Optimizer
 
 from rlpolicy.utils.adam import adam_step, clear_gradients
+from rlpolicy.utils.precision import scaler
 from rlpolicy.utils.watch import running
 
 TOptimizer = TypeVar("TOptimizer", bound=Optimizer)
@@ -24,7 +25,8 @@ def descend(
     params: Iterable[Tensor] | None = None,
     max_grad_norm: float | None = None,
 ) -> Tensor | None:
-    """One gradient step: zero_grad, backward, clip, step.
+    """One gradient step: zero_grad, backward, clip, step. When float16 gradients overflow the step is left out, see
+    :class:`~rlpolicy.utils.precision.LossScaler`.
 
     :param loss: a scalar.
     :param params: compute and clip the gradients of these alone, which saves the work for every other tensor
@@ -34,19 +36,32 @@ def descend(
     :return: the gradients' joint L2 norm before clipping, still on its device, or None without clipping.
     """
     clear_gradients(optim)
-    if params is None:
-        loss.backward()  # type: ignore[no-untyped-call]
-    else:
-        params = list(params)
-        loss.backward(inputs=params)  # type: ignore[no-untyped-call]
+    params = None if params is None else list(params)
+    is_fit = _backward((optim,), loss, params)
     norm = None
     if max_grad_norm is not None:
-        clipped = [p for group in optim.param_groups for p in group["params"]] if params is None else params
-        norm = nn.utils.clip_grad_norm_(clipped, max_grad_norm)
-    if (watch := running()) is not None:
+        norm = nn.utils.clip_grad_norm_(_params(optim) if params is None else params, max_grad_norm)
+    if (watch := running()) is not None and (is_fit or not loss.isfinite()):
         watch.before_step((optim,), loss)
-    step(optim)
+    if is_fit:
+        step(optim)
     return norm
+
+
+def _backward(optims: Sequence[Optimizer], loss: Tensor, inputs: list[Tensor] | None = None) -> bool:
+    """Compute the gradients of a loss: False if they have overflowed for no other reason than float16's range.
+
+    :param inputs: of these alone; None: of the whole graph.
+    """
+    scaling = scaler()
+    if scaling is not None:
+        return scaling.backward(loss, inputs, [p for optim in optims for p in _params(optim)])
+    loss.backward(inputs=inputs)  # type: ignore[no-untyped-call]
+    return True
+
+
+def _params(optim: Optimizer) -> list[Tensor]:
+    return [p for group in optim.param_groups for p in group["params"]]
 
 
 def step(optim: Optimizer) -> None:
@@ -57,7 +72,7 @@ def step(optim: Optimizer) -> None:
     """
     if optim not in _seen:
         _seen.add(optim)
-        params = [p for group in optim.param_groups for p in group["params"]]
+        params = _params(optim)
         chosen = any(group.get(name) for group in optim.param_groups for name in ("foreach", "fused", *_NOT_FUSED))
         on_cpu = all(p.is_cpu and p.dtype in (torch.float32, torch.float64) for p in params)
         if type(optim) in (Adam, AdamW) and on_cpu and not chosen:
@@ -82,12 +97,14 @@ def descend_each(optims: Sequence[Optimizer], loss: Tensor, max_grad_norm: float
     optims = list(dict.fromkeys(optims))  # one may have been given for all
     for optim in optims:
         clear_gradients(optim)
-    loss.backward()  # type: ignore[no-untyped-call]
-    if (watch := running()) is not None:
+    is_fit = _backward(optims, loss)
+    if (watch := running()) is not None and (is_fit or not loss.isfinite()):
         watch.before_step(optims, loss)
+    if not is_fit:
+        return
     for optim in optims:
         if max_grad_norm is not None:
-            nn.utils.clip_grad_norm_([p for group in optim.param_groups for p in group["params"]], max_grad_norm)
+            nn.utils.clip_grad_norm_(_params(optim), max_grad_norm)
         step(optim)
 
 
@@ -104,12 +121,13 @@ def optim_step(
     if max_grad_norm is not None and module is None:
         raise ValueError("max_grad_norm needs the module whose gradients are to be clipped: pass module=")
     optim.zero_grad()
-    loss.backward()  # type: ignore[no-untyped-call]
+    is_fit = _backward((optim,), loss)
     if max_grad_norm is not None and module is not None:
         nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
-    if (watch := running()) is not None:
+    if (watch := running()) is not None and (is_fit or not loss.isfinite()):
         watch.before_step((optim,), loss)
-    optim.step()
+    if is_fit:
+        optim.step()
 
 
 def clone_optimizer(optim: TOptimizer, new_params: Iterable[Any]) -> TOptimizer:

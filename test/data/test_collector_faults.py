@@ -140,8 +140,15 @@ def closing() -> Any:
         envs.close()
 
 
-@pytest.mark.parametrize("save_obs_next", [True, False], ids=["", "ignore_obs_next"])
-@pytest.mark.parametrize("at_once", [True, False], ids=["one collect", "many"])
+@pytest.mark.parametrize(
+    ("save_obs_next", "at_once"),
+    [
+        (True, False),
+        (False, True),
+        *(pytest.param(*both, marks=pytest.mark.slow) for both in ((True, True), (False, False))),
+    ],
+    ids=["many", "ignore_obs_next-one collect", "one collect", "ignore_obs_next-many"],
+)
 def test_what_is_stored(kind: str, closing: Any, save_obs_next: bool, at_once: bool) -> None:
     policy, calls = Scripted(), 14
     envs = environments(kind, closing)
@@ -306,7 +313,7 @@ def test_async_collector(closing: Any) -> None:
     policy = Scripted()
     envs = environments("subproc", closing, wait_num=2)
     with warnings.catch_warnings(action="ignore"):
-        collector = AsyncCollector(policy, envs, VectorReplayBuffer(400, 4))
+        collector = AsyncCollector(policy, envs, VectorReplayBuffer(40_000, 4))
     restarts = sum(collector.collect(n_step=7).n_env_restarts for _ in range(10))
     while envs.waiting_id:
         restarts += collector.collect(n_step=1).n_env_restarts

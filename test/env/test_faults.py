@@ -495,6 +495,7 @@ def test_constructor_that_raises_leaves_nothing(
         return lock
 
     resource_tracker.ensure_running()  # a process of multiprocessing's own
+    SubprocVectorEnv([FaultyEnv], share_memory=True).close()  # multiprocessing keeps the memory for the next one
     started, files, memory = children(), open_files(), shared_memory()
     for fns, error in (([FaultyEnv, FaultyEnv, broken], KeyError), ([broken, FaultyEnv], KeyError)):
         with pytest.raises(error, match="no such robot"):

@@ -16,7 +16,7 @@ from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.policy.base import BasePolicy
 
 sys.path.insert(0, str(Path(__file__).parent))
-from zoo import DISCRETE, OBS, SPACES, ZOO, make, transitions
+from zoo import DISCRETE, OBS, SPACES, TEAMS, ZOO, make, transitions
 
 
 def filled(name: str, buffer: ReplayBuffer | None = None, n: int = 60, **options: Any) -> ReplayBuffer:
@@ -44,7 +44,7 @@ def acts(policy: Any, name: str) -> np.ndarray:
         return np.asarray(policy(Batch(obs=batch.obs, info=Batch())).act)
 
 
-@pytest.fixture(params=list(ZOO))
+@pytest.fixture(params=[*ZOO, *TEAMS])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -171,7 +171,7 @@ def test_whole_buffer_and_empty_buffer(name: str) -> None:
 
 
 @pytest.mark.parametrize("eps", [0.0, 1.0])
-@pytest.mark.parametrize("name", [n for n in ZOO if n in SPACES and n != "discrete_sac"])
+@pytest.mark.parametrize("name", [n for n in [*ZOO, *TEAMS] if n in SPACES and n != "discrete_sac"])
 def test_masked_actions_are_never_chosen(name: str, eps: float) -> None:
     policy, buffer = make(name), filled(name, mask=True)
     policy.update(16, buffer)
@@ -214,7 +214,7 @@ def test_random_exploration_needs_no_forward(name: str) -> None:
 
 def test_one_observation_gives_an_action_of_the_space(name: str) -> None:
     policy = make(name)
-    action = policy.compute_action(np.zeros(OBS, np.float32))
+    action = policy.compute_action(np.zeros_like(transitions(name, 1).obs[0]))
     if isinstance(action, np.ndarray):
         action = action.astype(policy.action_space.dtype)
     assert policy.action_space.contains(action)

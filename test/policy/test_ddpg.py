@@ -372,13 +372,16 @@ def test_targets_are_copies_that_nobody_trains() -> None:
 
 def test_sync_weight_is_soft() -> None:
     policy = small_policy(tau=0.25)
+    pairs = ((policy.actor, policy.actor_old), (policy.critic, policy.critic_old))
+    before = [[p.clone() for p in old.parameters()] for _, old in pairs]
     with torch.no_grad():
-        for p in policy.actor.parameters():
-            p += 1.0
-    before = [p.clone() for p in policy.actor_old.parameters()]
+        for net, _ in pairs:
+            for p in net.parameters():
+                p += 1.0
     policy.sync_weight()
-    for p, old in zip(policy.actor_old.parameters(), before, strict=True):
-        torch.testing.assert_close(p, old + 0.25)
+    for (_, old), earlier in zip(pairs, before, strict=True):
+        for p, was in zip(old.parameters(), earlier, strict=True):
+            torch.testing.assert_close(p, was + 0.25)
 
 
 def test_same_seed_same_weights() -> None:

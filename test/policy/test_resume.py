@@ -52,7 +52,7 @@ def go_on(policy: Any, buffer: ReplayBuffer, name: str) -> list[Any]:
     return [losses, *acts, *(value.numpy().copy() for value in policy.state_dict().values())]
 
 
-@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+@pytest.mark.parametrize("name", sorted(zoo.ZOO | zoo.TEAMS))
 def test_every_policy_goes_on(name: str, tmp_path: Path) -> None:
     policy, buffer = zoo.make(name), filled(name)
     torch.manual_seed(3)

@@ -44,8 +44,9 @@ def snapshot(policy: Any) -> Any:
     return state
 
 
-@pytest.mark.parametrize("before", [0, 3])
-@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+@pytest.mark.parametrize(
+    ("name", "before"), [*((name, 3) for name in sorted(zoo.ZOO | zoo.TEAMS)), ("dqn", 0), ("sac", 0)]
+)
 def test_an_update_that_is_taken_back_never_was(name: str, before: int) -> None:
     """``before`` 0: optimisers have no state yet."""
     policy, buffer = zoo.make(name), filled(name)

@@ -21,6 +21,8 @@ OBS, N, A = 4, 3, 2
 DISCRETE = spaces.Discrete(N)
 BRANCHES = spaces.MultiDiscrete([N, N])
 BOX = spaces.Box(-2.0, 2.0, (A,), np.float32)
+AGENTS = 2
+"""In teams."""
 KEYS = ("a", "b")
 """Names of the parts of dict observations, of 3 and 1 numbers."""
 SIZES = {"a": 3, "b": 1, "inner.b": 1}
@@ -173,6 +175,21 @@ def _remembered_gaussian() -> ActorProb:
     return ActorProb(Net(8, hidden_sizes=[16]), A, unbounded=True, conditioned_sigma=True)
 
 
+def _team(mixer: str, keys: Any, **options: Any) -> Any:
+    """Two agents that share a network and see as much as a single one does."""
+    model = _q_net(keys)
+    options |= {"optim": adam(model), "action_space": BRANCHES, "target_update_freq": 3, "mixing_embed_dim": 4}
+    return policies.MixedQPolicy(model=model, mixer=mixer, state_shape=AGENTS * _size(keys), **options)
+
+
+def _recurrent_team(keys: Any, **options: Any) -> Any:
+    nets = [_remembering(keys, head=Net(8, N, hidden_sizes=[16])) for _ in range(AGENTS)]
+    return policies.MixedQPolicy(
+        model=nets, share_parameters=False, optim=adam(*nets), action_space=BRANCHES, target_update_freq=3,
+        state_shape=AGENTS * _size(keys), **SEQUENCES, **options,
+    )  # fmt: skip
+
+
 SEQUENCES = {"sequence_length": 4, "burn_in": 2}
 ZOO: dict[str, Callable[..., Any]] = {
     "dqn": partial(_value_based, policies.DQNPolicy, _q_net),
@@ -199,7 +216,14 @@ ZOO: dict[str, Callable[..., Any]] = {
 }
 """Name -> make(keys, **options): keys None for array observations; names of entries of dict observations; ``IMAGE``; or
 {"actor": ..., "critic": ...} of these, where Q networks see what the actor sees."""
-SPACES: dict[str, Any] = {"bdq": BRANCHES} | dict.fromkeys(
+TEAMS: dict[str, Callable[..., Any]] = {
+    "qmix": partial(_team, "qmix"),
+    "vdn": partial(_team, "vdn"),
+    "iql": partial(_team, "iql"),
+    "recurrent_qmix": _recurrent_team,
+}
+"""The same for algorithms whose observations have an axis of agents."""
+SPACES: dict[str, Any] = dict.fromkeys(("bdq", *TEAMS), BRANCHES) | dict.fromkeys(
     ("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac", "recurrent_dqn"), DISCRETE
 )
 
@@ -207,7 +231,7 @@ SPACES: dict[str, Any] = {"bdq": BRANCHES} | dict.fromkeys(
 def make(name: str, *, seed: int = 0, keys: Any = None, **options: Any) -> Any:
     """A policy of that algorithm with reproducible weights."""
     torch.manual_seed(seed)
-    policy = ZOO[name](keys, **options)
+    policy = (ZOO | TEAMS)[name](keys, **options)
     policy.seed(seed)
     return policy
 
@@ -221,17 +245,18 @@ def transitions(name: str, n: int, *, seed: int = 0, dict_obs: bool = False, mas
     else:
         act = rng.integers(N, size=(n,) if space is DISCRETE else (n, 2))
     terminated = rng.random(n) < 0.15
+    seen = (n, AGENTS, OBS) if name in TEAMS else (n, OBS)
     batch = Batch(
-        obs=rng.standard_normal((n, OBS), np.float32),
+        obs=rng.standard_normal(seen, np.float32),
         act=act,
         rew=rng.standard_normal(n),
         terminated=terminated,
         truncated=(rng.random(n) < 0.1) & ~terminated,
-        obs_next=rng.standard_normal((n, OBS), np.float32),
+        obs_next=rng.standard_normal(seen, np.float32),
     )
     for key in ("obs", "obs_next"):
         if dict_obs:
-            batch[key] = Batch(a=batch[key][:, :3], b=batch[key][:, 3:])
+            batch[key] = Batch(a=batch[key][..., :3], b=batch[key][..., 3:])
         elif mask:
             shape = (n, N) if space is DISCRETE else (n, 2, N)
             allowed = rng.random(shape) < 0.5

@@ -435,6 +435,10 @@ class ReplayBuffer:
             first = self._sequence_starts(batch_size, length, burn_in)
         else:
             first = sequences.every_start(self._rings, self.done, length)
+        return self.sequences_at(first, length, burn_in)
+
+    def sequences_at(self, first: np.ndarray, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
+        """The sequences whose first trained rows are ``first``, (B,), in the form of :meth:`sample_sequences`."""
         rows, mask = sequences.windows(self._rings, self.done, first, length, burn_in)
         batch = self._read(rows, skip=("policy",))
         batch.__dict__["mask"] = mask

@@ -299,6 +299,6 @@ def _end_process(
     finally:  # also when Ctrl-C has interrupted the waiting
         if process.is_alive():
             process.kill()
-    process.join(_GRACE)
+    process.join(5.0)
     if not process.is_alive():  # else it waits for a device that does not answer, and dies with that
         process.close()

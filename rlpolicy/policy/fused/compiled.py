@@ -58,6 +58,8 @@ def compile_policy(
         reason = f"there is no fused update of {type(policy).__name__}, only of {', '.join(k.__name__ for k in FUSED)}"
     elif policy.obs_preprocessor is not None:
         reason = "its networks see observations through obs_preprocessor"
+    elif policy.precision is not None:
+        reason = f"its networks are computed in {policy.precision.mode} (mixed_precision)"
     elif replaced:
         reason = f"{replaced[0]} of the policy was replaced"
     else:
@@ -102,7 +104,8 @@ class Checked:
         update.stop_acting()
         result = policy.process_fn(Batch.wrap(dict(batch.__dict__)), buffer, indices)
         eager_stats = policy.learn(result)
-        update.bind()
+        for part in update.trained:
+            part.bind()  # also p.grad, which the eager update has replaced
         eager, eager_counters, eager_generator = _clones(update.state()), _counters(policy), torch.get_rng_state()
 
         update.restore(before)

@@ -3,8 +3,19 @@
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
 from rlpolicy.trainer.callbacks.early_stopping import EarlyStopping
+from rlpolicy.trainer.callbacks.health import HealthMonitor, HealthWarning
 from rlpolicy.trainer.callbacks.rollout import BatchKeys, LogRollout
 from rlpolicy.trainer.callbacks.timings import LogTimings
 from rlpolicy.trainer.callbacks.video import RecordVideo
 
-__all__ = ["BatchKeys", "Callback", "Checkpoint", "EarlyStopping", "LogRollout", "LogTimings", "RecordVideo"]
+__all__ = [
+    "BatchKeys",
+    "Callback",
+    "Checkpoint",
+    "EarlyStopping",
+    "HealthMonitor",
+    "HealthWarning",
+    "LogRollout",
+    "LogTimings",
+    "RecordVideo",
+]

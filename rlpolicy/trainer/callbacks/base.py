@@ -48,7 +48,10 @@ class Callback:
         """The policy was updated; ``trainer.gradient_step`` includes that."""
 
     def on_step_end(self, trainer: "BaseTrainer") -> None:
-        """A collect and the gradient steps that follow it are over: nothing is half done, ``trainer.save`` saves."""
+        """A collect and the gradient steps that follow it are over: nothing is half done, ``trainer.save`` saves.
+
+        With ``async_collection`` other collects may be under way: then it saves when those are over, too.
+        """
 
     def on_test(self, trainer: "BaseTrainer", stats: CollectStats) -> None:
         """The policy was tested; ``trainer.best_reward`` takes it into account."""

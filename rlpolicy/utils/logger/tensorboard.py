@@ -74,7 +74,7 @@ class TensorboardLogger(SavingLogger):
 
 
 def _read(log_dir: str) -> Any:
-    from tensorboard.backend.event_processing.event_accumulator import (  # type: ignore[import-untyped]
+    from tensorboard.backend.event_processing.event_accumulator import (
         EventAccumulator,
     )
 

@@ -118,8 +118,14 @@ class MLP(DeviceModule):
             layers.append(linear_layer(sizes[-1], output_dim))
         self.output_dim = output_dim or sizes[-1]
         self.model = nn.Sequential(*layers)
+        self._ends_in_output = output_dim > 0
         self.flatten_input = flatten_input
         self.place(device)
+
+    @property
+    def output_layers(self) -> list[nn.Module]:
+        """The final linear layer, if there is one, which mixed precision leaves in float32."""
+        return [self.model[-1]] if self._ends_in_output else []
 
     def forward(self, obs: ArrayLike) -> Tensor:
         """(B, ...) -> (B, output_dim)."""
@@ -253,6 +259,11 @@ class Recurrent(NetBase):
         self.fc1 = nn.Linear(size_of(state_shape), hidden_layer_size)
         self.fc2 = nn.Linear(hidden_layer_size, size_of(action_shape))
         self.place(device)
+
+    @property
+    def output_layers(self) -> list[nn.Module]:
+        """What mixed precision leaves in float32."""
+        return [self.fc2]
 
     def forward(self, obs: ArrayLike, state: Any = None, **kwargs: Any) -> tuple[Tensor, State]:
         """(B, O) or (B, T, O) -> outputs of the last step (B, A), and the state after it.

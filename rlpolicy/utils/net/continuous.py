@@ -186,6 +186,8 @@ class BatchRenorm(nn.BatchNorm1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, F) -> (B, F)."""
+        if x.dtype is torch.bfloat16 or x.dtype is torch.float16:
+            x = x.float()  # the statistics need the digits
         count = self.num_batches_tracked
         if not self.training or (count.is_cpu and count < self.warmup):  # of a GPU, asking would mean to wait for it
             return super().forward(x)
@@ -302,6 +304,11 @@ class RecurrentActorProb(DeviceModule):
         self._unbounded = unbounded
         self.place(device)
 
+    @property
+    def output_layers(self) -> list[nn.Module]:
+        """What mixed precision leaves in float32."""
+        return [self.mu, self.sigma] if self._c_sigma else [self.mu]
+
     def forward(self, obs: ArrayLike, state: Any = None, info: Any = None) -> tuple[tuple[Tensor, Tensor], State]:
         """(B, O) or (B, T, O) -> mean and standard deviation (B, A) at the last step, and the state after it.
 
@@ -344,6 +351,11 @@ class RecurrentCritic(DeviceModule):
         self.fc2 = nn.Linear(hidden_layer_size + size_of(action_shape), 1)
         self.output_dim = 1
         self.place(device)
+
+    @property
+    def output_layers(self) -> list[nn.Module]:
+        """What mixed precision leaves in float32."""
+        return [self.fc2]
 
     def forward(self, obs: ArrayLike, act: ArrayLike | None = None, info: Any = None) -> Tensor:
         """(B, T, O), (B, A) -> (B, 1)."""

@@ -194,6 +194,11 @@ class FractionProposalNetwork(nn.Module):
         self.num_fractions = num_fractions
         self.embedding_dim = embedding_dim
 
+    @property
+    def output_layers(self) -> list[nn.Module]:
+        """What mixed precision leaves in float32."""
+        return [self.net]
+
     def forward(self, obs_embeddings: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(B, F) -> fractions (B, N + 1) from 0 to 1, their midpoints (B, N) without gradient, entropies (B,)."""
         log_probs = F.log_softmax(self.net(obs_embeddings), dim=1)

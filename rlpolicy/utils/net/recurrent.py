@@ -142,6 +142,11 @@ class MemoryNet(DeviceModule):
         """The part that is called with observations, one or many steps of them, (N, O)."""
         return self.memory.preprocess
 
+    @property
+    def called_parts(self) -> list[nn.Module]:
+        """What is called one by one, of a sequence."""
+        return [self.memory.preprocess, self.memory.core, self.head]
+
     def forward(self, obs: Any, act: Any = None, state: Any = None, info: Any = None) -> tuple[Any, Any]:
         """One step: (B, O), for a critic also (B, A) -> the head's output, and the state after it."""
         features, state = self.memory(obs, state)

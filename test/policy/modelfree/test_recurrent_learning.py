@@ -42,6 +42,16 @@ def test_the_examples_run(algo: str, net: str, run: Any) -> None:
     assert info.stop_reason == "max_epoch reached"
 
 
+def test_curves_are_drawn(run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("matplotlib").use("Agg")
+    info = run("recurrent_memory.py", algo="dqn", net="blind", seed=3, steps=40, steps_per_test=20)
+    curves = runpy.run_path(str(EXAMPLES / "curves.py"))
+    picture = tmp_path.parent / "memory.png"
+    best = curves["main"](curves["Args"](logdir=str(tmp_path), out=str(picture)))
+    assert best == {"dqn blind": {3: pytest.approx(info.best_reward)}}
+    assert picture.stat().st_size > 1_000
+
+
 @pytest.mark.parametrize("name", ["recurrent_memory.py", "hidden_velocity.py"])
 def test_the_examples_know_their_algorithms(name: str, run: Any) -> None:
     with pytest.raises(SystemExit, match="c51, recurrent"):

@@ -1,0 +1,1 @@
+"""Several agents: one policy for a team, or a policy for each."""

@@ -73,6 +73,7 @@ def make_page(groups: list[Group]) -> str:
     parts = [
         _section("Learning curves", _learning_curves(groups)),
         _section("Runs", _runs_table(groups)),
+        _section("Health", _health(groups)),
         _section("Updates", _updates(groups)),
         _section("Time", _timing(groups)),
         _section("Settings", _settings(groups)),
@@ -134,6 +135,17 @@ def _runs_table(groups: list[Group]) -> str:
             _number(info.get("skipped_updates"), ",.0f"),
         ])  # fmt: skip
     return _table(["folder", "seed", "best reward", "steps", "time", "ended", "skipped updates"], rows)
+
+
+def _health(groups: list[Group]) -> str:
+    """What was not well, in words."""
+    rows = [
+        [str(run.folder.path), f"{warning['env_step']:,}", warning["figure"], warning["text"]]
+        for group in groups
+        for run in group.runs
+        for warning in run.warnings
+    ]
+    return _table(["folder", "step", "figure", "what was not well"], rows) if rows else ""
 
 
 def _updates(groups: list[Group]) -> str:

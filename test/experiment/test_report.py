@@ -171,7 +171,7 @@ def test_one_run_goes_into_its_folder(tmp_path: Path) -> None:
         for pair in points.split():
             x, y = map(float, pair.split(","))
             assert 0 <= x <= 640
-            assert 0 <= y <= 320
+            assert 0 <= y <= 340
 
 
 def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

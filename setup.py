@@ -25,19 +25,8 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
 OPTIONAL = (
-    "mujoco",
-    "box2d",
-    "atari",
-    "hdf5",
-    "wandb",
-    "envpool",
-    "ray",
-    "export",
-    "video",
-    "pettingzoo",
-    "yaml",
-    "cli",
-)
+    "mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray", "export", "video", "pettingzoo", "yaml", "cli"
+)  # fmt: skip
 EXTRAS["all"] = sorted({req for name in OPTIONAL for req in EXTRAS[name]})
 
 setup(

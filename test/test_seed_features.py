@@ -84,6 +84,10 @@ ROWS: dict[str, list[str]] = {
         "trainer/test_schedules.py::test_learning_rate_epsilon_and_beta",
         f"{HERE}::test_epsilon_set_in_train_fn",
     ],
+    "async_collection": [
+        "trainer/test_async.py::test_the_replay_ratio_is_exact",
+        "trainer/test_async.py::test_weights_are_whole_and_those_of_a_known_update",
+    ],
     "log_timings": [f"{CALLBACKS}/test_timings.py::test_seconds_go_to_the_phase_that_took_them"],
     "request_stop": [f"{TRAINER}::test_request_stop", f"{TRAINER}::test_request_stop_while_iterating"],
     "mixing_strategy": [
@@ -132,6 +136,10 @@ ROWS: dict[str, list[str]] = {
     ],
     "rewards_shaper": ["data/test_reward_shaper.py::test_shaped_rewards_are_stored_and_true_returns_reported"],
     "state_space": ["policy/test_dict_observations.py::test_privileged_critic_and_nested_keys"],
+    "mixed_precision": [
+        "policy/test_precision.py::test_linear_layers_are_low_but_for_the_last",
+        "policy/test_precision.py::test_nothing_low_leaves_the_networks",
+    ],
     "RNN": [
         "policy/modelfree/test_recurrent_learning.py::test_remembers_a_cue",
         "utils/net/test_recurrent.py::test_a_sequence_is_its_steps",

@@ -294,11 +294,13 @@ def make_run(
             if algorithm == "sac"
             else Actor(body, space.shape)
         )
+        actor_lr = lr
         if fault == "saturated":
-            list((actor.mu if algorithm == "sac" else actor.last).parameters())[-1].data.fill_(20.0)
+            list((actor.mu if algorithm == "sac" else actor.last).parameters())[-1].data.fill_(200.0)
+            actor_lr = 0.0 if algorithm == "sac" else lr  # else the gradient of log π pulls it back in 200 updates
         options = {"alpha": "auto"} if algorithm == "sac" else {}
         policy = (SACPolicy if algorithm == "sac" else DDPGPolicy)(
-            actor=actor, actor_optim=Adam(actor.parameters(), lr=lr), critic=critic,
+            actor=actor, actor_optim=Adam(actor.parameters(), lr=actor_lr), critic=critic,
             critic_optim=Adam(critic.parameters(), lr=0.0 if fault == "frozen critic" else lr),
             action_space=space, tau=0.0 if never else 0.005, **options,
         )  # fmt: skip

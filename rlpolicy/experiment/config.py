@@ -101,6 +101,8 @@ class ExperimentConfig(Schema):
     """of the networks: cpu, cuda, cuda:1, ..."""
     threads: int = within(1, "[1, inf)")
     """of torch in this process; small networks are fastest with one"""
+    mixed_precision: str = one_of("none", "none", "bf16", "fp16")
+    """dtype that networks are computed in while they are updated; none: float32"""
     compile: bool = False
     """update without autograd, see docs/compile.md"""
 
@@ -116,6 +118,8 @@ class ExperimentConfig(Schema):
     """environment steps between two checkpoints"""
     checkpoint_keep: int = within(2, "[1, inf)")
     """so many of the newest checkpoints stay"""
+    health: bool = True
+    """watch the run and say in words when it is not well, see HealthMonitor"""
     video_every: int = within(0, "[0, inf)")
     """epochs between two videos; 0: none"""
 
@@ -177,6 +181,7 @@ class ExperimentConfig(Schema):
             "observation_space": obs_space,
             "estimation_step": self.estimation_step,
             "max_grad_norm": self.max_grad_norm,
+            "mixed_precision": None if self.mixed_precision == "none" else self.mixed_precision,
             "obs_preprocessor": RunningStandardScaler(obs_space).to(self.device) if self.normalize_obs else None,
         }
 

@@ -22,6 +22,7 @@ from rlpolicy.policy.base import BasePolicy
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
+from rlpolicy.trainer.callbacks.health import HealthMonitor
 from rlpolicy.trainer.callbacks.timings import LogTimings
 from rlpolicy.trainer.callbacks.video import RecordVideo
 from rlpolicy.trainer.offpolicy import OffpolicyTrainer
@@ -48,6 +49,8 @@ class Experiment:
     """The loop."""
     folder: RunFolder | None
     """Where the run writes; None: nowhere."""
+    health: HealthMonitor | None
+    """What watches the run, if it has a folder; None: nothing."""
 
     def run(self) -> InfoStats:
         """Train to the end, from the beginning or from the checkpoint that the trainer has loaded."""
@@ -56,7 +59,7 @@ class Experiment:
         finally:
             self._close_logger()
         if self.folder is not None:
-            self.folder.write_result(info)
+            self.folder.write_result(info, [] if self.health is None else self.health.warnings)
         return info
 
     def close(self) -> None:
@@ -100,6 +103,7 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
             folder = None
         else:
             folder = RunFolder.open(path) if resume else RunFolder.create(path, config)
+        health = HealthMonitor() if config.health and folder is not None else None
         trainer = OffpolicyTrainer(
             policy=policy,
             train_collector=train,
@@ -118,7 +122,7 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
             nan_policy=config.nan_policy,  # type: ignore[arg-type]  # one of its choices
             seed=config.seed,
             logger=None if folder is None else RunLogger(folder, config.log_interval, config.tensorboard),
-            callbacks=[] if folder is None else _callbacks(config, folder),
+            callbacks=[] if folder is None else [*_callbacks(config, folder), *([] if health is None else [health])],
         )
         if folder is not None and resume:
             trainer.load(folder.checkpoints)
@@ -127,7 +131,7 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
         test_envs.close()
         raise
     parts: dict[str, Any] = {"policy": policy, "buffer": buffer, "train_collector": train, "test_collector": test}
-    return Experiment(config=config, trainer=trainer, folder=folder, **parts)
+    return Experiment(config=config, trainer=trainer, folder=folder, health=health, **parts)
 
 
 def make_policy(config: ExperimentConfig) -> tuple[BasePolicy[Any], spaces.Box]:

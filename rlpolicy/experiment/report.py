@@ -20,13 +20,14 @@ from rlpolicy.experiment.summary import (
 )
 from rlpolicy.utils.folder import write_file
 
-WIDTH, HEIGHT = 640, 320
-LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 40
+LARGE, SMALL = (640, 340), (360, 220)
+"""Width and height of pictures, in units of which a letter is 17 high."""
+LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 46
 N_COLOURS = 8
 MAX_POINTS = 400
 """Points of a line at most; more cannot be told apart."""
 STYLE = """
-:root { --back: #ffffff; --text: #1b1f24; --faint: #6b7280; --line: #d9dde3;
+:root { color-scheme: light dark; --back: #ffffff; --text: #1b1f24; --faint: #6b7280; --line: #d9dde3;
   --c0: #1f6feb; --c1: #c2410c; --c2: #15803d; --c3: #9333ea; --c4: #b91c7c; --c5: #0e7490; --c6: #854d0e;
   --c7: #475569; }
 @media (prefers-color-scheme: dark) { :root { --back: #14171b; --text: #e6e9ed; --faint: #9aa4b0; --line: #353b43;
@@ -36,13 +37,13 @@ STYLE = """
 body { margin: 0 auto; padding: 1rem; max-width: 960px; background: var(--back); color: var(--text);
   font: 16px/1.5 system-ui, sans-serif; overflow-wrap: anywhere; }
 h1 { font-size: 1.5rem; } h2 { font-size: 1.2rem; margin-top: 2rem; } p.note { color: var(--faint); font-size: .9rem; }
-svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font-size: 15px; }
+svg { width: 100%; height: auto; display: block; } svg text { fill: var(--faint); font-size: 17px; }
 .axis { stroke: var(--line); } .scroll { overflow-x: auto; }
 table { border-collapse: collapse; font-size: .9rem; }
 th, td { text-align: left; padding: .25rem .75rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-td { overflow-wrap: normal; }
+th, td { overflow-wrap: normal; }
 .many { display: grid; gap: 1rem; grid-template-columns: repeat(auto-fit, minmax(280px, 1fr)); }
-figure { margin: 0; } figcaption { font-size: .9rem; color: var(--faint); }
+figure { margin: 0; max-width: 400px; } figcaption { font-size: .9rem; color: var(--faint); }
 .key { white-space: nowrap; margin-right: 1rem; }
 .key i { display: inline-block; width: 1em; height: .6em; margin-right: .4em; }
 """
@@ -73,6 +74,7 @@ def make_page(groups: list[Group]) -> str:
     parts = [
         _section("Learning curves", _learning_curves(groups)),
         _section("Runs", _runs_table(groups)),
+        _section("Health", _health(groups)),
         _section("Updates", _updates(groups)),
         _section("Time", _timing(groups)),
         _section("Settings", _settings(groups)),
@@ -136,6 +138,17 @@ def _runs_table(groups: list[Group]) -> str:
     return _table(["folder", "seed", "best reward", "steps", "time", "ended", "skipped updates"], rows)
 
 
+def _health(groups: list[Group]) -> str:
+    """What was not well, in words."""
+    rows = [
+        [str(run.folder.path), f"{warning['env_step']:,}", warning["figure"], warning["text"]]
+        for group in groups
+        for run in group.runs
+        for warning in run.warnings
+    ]
+    return _table(["folder", "step", "figure", "what was not well"], rows) if rows else ""
+
+
 def _updates(groups: list[Group]) -> str:
     names = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.updates))
     figures = []
@@ -146,7 +159,7 @@ def _updates(groups: list[Group]) -> str:
             for run in group.runs
             if name in run.updates
         ]
-        picture = _picture(lines, "gradient steps", thin=True)
+        picture = _picture(lines, "gradient steps", SMALL)
         figures.append(f"<figure><figcaption>{escape(name)}</figcaption>{picture}</figure>")
     if not figures:
         return ""
@@ -212,8 +225,9 @@ def _number(value: Any, form: str = ".5g") -> str:
     return "" if value is None else format(value, form)
 
 
-def _picture(lines: list[Line], x_label: str, thin: bool = False) -> str:
+def _picture(lines: list[Line], x_label: str, size: tuple[int, int] = LARGE) -> str:
     """Lines over axes with round numbers, as SVG."""
+    full_width, full_height = size
     lines = [_thinned(line) for line in lines]
     x_ticks = _ticks(min(line.x.min() for line in lines), max(line.x.max() for line in lines))
     ends = [part for line in lines for part in (line.y, line.band) if part is not None]
@@ -221,30 +235,31 @@ def _picture(lines: list[Line], x_label: str, thin: bool = False) -> str:
     x_span, y_span = x_ticks[-1] - x_ticks[0], y_ticks[-1] - y_ticks[0]
 
     def x_of(x: Any) -> Any:
-        return LEFT + (x - x_ticks[0]) / x_span * (WIDTH - LEFT - RIGHT)
+        return LEFT + (x - x_ticks[0]) / x_span * (full_width - LEFT - RIGHT)
 
     def y_of(y: Any) -> Any:
-        return HEIGHT - BOTTOM - (y - y_ticks[0]) / y_span * (HEIGHT - TOP - BOTTOM)
+        return full_height - BOTTOM - (y - y_ticks[0]) / y_span * (full_height - TOP - BOTTOM)
 
     svg = []
     for tick in y_ticks:
         y = y_of(tick)
-        svg.append(f'<line class="axis" x1="{LEFT}" x2="{WIDTH - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
+        svg.append(f'<line class="axis" x1="{LEFT}" x2="{full_width - RIGHT}" y1="{y:.1f}" y2="{y:.1f}"/>')
         svg.append(f'<text x="{LEFT - 6}" y="{y + 5:.1f}" text-anchor="end">{_short(tick)}</text>')
     for place, tick in enumerate(x_ticks):
         anchor = "end" if place == len(x_ticks) - 1 else "middle"
-        svg.append(f'<text x="{x_of(tick):.1f}" y="{HEIGHT - 20}" text-anchor="{anchor}">{_short(tick)}</text>')
-    svg.append(f'<text x="{WIDTH / 2:.0f}" y="{HEIGHT - 3}" text-anchor="middle">{escape(x_label)}</text>')
+        svg.append(f'<text x="{x_of(tick):.1f}" y="{full_height - 24}" text-anchor="{anchor}">{_short(tick)}</text>')
+    svg.append(f'<text x="{full_width / 2:.0f}" y="{full_height - 5}" text-anchor="middle">{escape(x_label)}</text>')
     for line in lines:
         colour = f"var(--c{line.colour % N_COLOURS})"
         if line.band is not None:
             edge = np.concatenate([np.c_[line.x, line.band[:, 1]], np.c_[line.x, line.band[:, 0]][::-1]])
             points = _points(x_of(edge[:, 0]), y_of(edge[:, 1]))
             svg.append(f'<polygon points="{points}" fill="{colour}" opacity=".2"/>')
-        width = 1.5 if thin else 2.5
+        width = 1.5 if size == SMALL else 2.5
         drawn = f'fill="none" stroke="{colour}" stroke-width="{width}" stroke-linejoin="round"'
         svg.append(f'<polyline points="{_points(x_of(line.x), y_of(line.y))}" {drawn}/>')
-    return f'<svg viewBox="0 0 {WIDTH} {HEIGHT}" role="img" aria-label="{escape(x_label)}">{"".join(svg)}</svg>\n'
+    about = f'viewBox="0 0 {full_width} {full_height}" role="img" aria-label="over {escape(x_label)}"'
+    return f"<svg {about}>{''.join(svg)}</svg>\n"
 
 
 def _thinned(line: Line) -> Line:

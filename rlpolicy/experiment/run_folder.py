@@ -6,6 +6,8 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -17,6 +19,7 @@ import rlpolicy
 from rlpolicy.data.utils.state_tree import read_tree
 from rlpolicy.experiment.config import ExperimentConfig
 from rlpolicy.trainer.checkpoint import FORMAT, checkpoints
+from rlpolicy.utils.conversion import to_json_value
 from rlpolicy.utils.errors import DamagedFile, InvalidArgument
 from rlpolicy.utils.folder import WholeFolder, write_file
 from rlpolicy.utils.logger.jsonl import JSONLLogger
@@ -24,6 +27,7 @@ from rlpolicy.utils.logger.tensorboard import TensorboardLogger
 
 if TYPE_CHECKING:
     from rlpolicy.data.stats import InfoStats
+    from rlpolicy.trainer.callbacks.health import HealthWarning
 
 _PACKAGES = ("torch", "numpy", "gymnasium", "tensorboard", "mujoco", "Box2D", "ale-py")
 _WRONG_FORM = (KeyError, TypeError, IndexError, AttributeError)
@@ -41,12 +45,13 @@ class RunFolder:
     | checkpoints/ | what ``resume`` and ``evaluate`` read |
     | videos/ | films, if wanted |
     | result.json | the ``InfoStats`` at the end of the run |
+    | health.json | what was not well: a list of ``HealthWarning`` |
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.config, self.environment = path / "config.json", path / "environment.json"
-        self.metrics, self.result = path / "metrics.jsonl", path / "result.json"
+        self.metrics, self.result, self.health = path / "metrics.jsonl", path / "result.json", path / "health.json"
         self.tensorboard, self.checkpoints, self.videos = path / "tensorboard", path / "checkpoints", path / "videos"
 
     @classmethod
@@ -108,8 +113,20 @@ class RunFolder:
             raise DamagedFile(f"{self.result} cannot be read: {error}") from error
         return result
 
-    def write_result(self, info: "InfoStats") -> None:
-        """Say how the run ended."""
+    def read_health(self) -> list[dict[str, Any]]:
+        """What was not well, as far as the run has ended: the fields of each ``HealthWarning``."""
+        if not self.health.is_file():
+            return []
+        try:
+            warnings: list[dict[str, Any]] = json.loads(self.health.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise DamagedFile(f"{self.health} cannot be read: {error}") from error
+        return warnings
+
+    def write_result(self, info: "InfoStats", warnings: Sequence["HealthWarning"] = ()) -> None:
+        """Say how the run ended, and what was not well."""
+        plain = to_json_value([asdict(warning) for warning in warnings])
+        write_file(self.health, (json.dumps(plain, indent=2) + "\n").encode())
         write_file(self.result, (info.to_json() + "\n").encode())
 
     def load_policy(self, policy: Any, last: bool = False) -> tuple[int, str]:

@@ -30,6 +30,8 @@ class Run:
     """Gradient steps, and what the updates reported, by name."""
     info: dict[str, Any]
     """The ``InfoStats`` of its end, or of the last epoch as far as it is; empty before."""
+    warnings: list[dict[str, Any]]
+    """What was not well, see ``RunFolder.read_health``."""
     is_over: bool
     """Whether the run has ended."""
 
@@ -77,6 +79,7 @@ def read_run(path: str) -> Run:
         tests=_series(tests),
         updates={name: _series(pairs) for name, pairs in updates.items()},
         info=result or info,
+        warnings=folder.read_health(),
         is_over=result is not None,
     )
 

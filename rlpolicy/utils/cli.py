@@ -7,6 +7,7 @@ import json
 import textwrap
 from collections.abc import Sequence
 from dataclasses import MISSING, Field, fields
+from functools import cache
 from itertools import pairwise
 from typing import Any, TypeVar, get_args, get_origin, get_type_hints
 
@@ -106,6 +107,7 @@ def field_docs(cls: type) -> dict[str, str]:
     return docs
 
 
+@cache
 def _own_docs(cls: type) -> dict[str, str]:
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(cls)))

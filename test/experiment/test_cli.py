@@ -38,7 +38,7 @@ def _somewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_is_in_the_folder(finished: Path) -> None:
     folder = RunFolder.open(finished)
     names = {path.name for path in finished.iterdir()}
-    assert names == {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "result.json"}
+    assert names == {"config.json", "environment.json", "metrics.jsonl", "checkpoints", "result.json", "health.json"}
     config = folder.read_config()
     assert (config.algorithm, config.seed, config.hidden_sizes, config.tensorboard) == ("ddpg", 1, (8,), False)
     result = folder.read_result()
@@ -51,6 +51,7 @@ def test_what_is_in_the_folder(finished: Path) -> None:
     assert [row["step"] for row in rows if row["step_type"] == "test/env_step"] == [0, 8, 16]
     assert all(np.isfinite(row["update/critic_loss"]) for row in rows if "update/critic_loss" in row)
     assert any("update/critic_loss" in row for row in rows)
+    assert any("health/grad_norm/critic" in row for row in rows)
 
 
 def test_git_state(tmp_path: Path) -> None:

@@ -198,12 +198,14 @@ def test_a_config_is_the_script_that_one_would_write() -> None:
 def test_options_reach_their_places() -> None:
     config = tiny(
         "sac", env="Pendulum-v1", gamma=0.9, tau=0.1, alpha=0.3, prioritized=True, normalize_obs=True,
-        max_grad_norm=2.0, lr_schedule="linear", lr_final_factor=0.5, actor_lr=1e-2, critic_lr=1e-3,
+        max_grad_norm=2.0, mixed_precision="bf16",
+        lr_schedule="linear", lr_final_factor=0.5, actor_lr=1e-2, critic_lr=1e-3,
     )  # fmt: skip
     with config.build() as experiment:
         policy: Any = experiment.policy
         assert (policy.gamma, policy.tau, policy.alpha, policy.max_grad_norm) == (0.9, 0.1, 0.3, 2.0)
         assert policy.obs_preprocessor is not None
+        assert policy.precision.mode == "bf16"
         assert type(experiment.buffer).__name__ == "PrioritizedVectorReplayBuffer"
         policy.step_to(6)  # half of the run's 12 steps
         assert policy.actor_optim.param_groups[0]["lr"] == pytest.approx(0.75e-2)

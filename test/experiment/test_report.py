@@ -36,6 +36,14 @@ def make_run(path: Path, algorithm: str, tests: list[tuple[int, float]], is_over
     folder.metrics.write_text("".join(json.dumps(row) + "\n" for row in rows))
     if is_over:
         folder.result.write_text(json.dumps(info | {"timing": timing}))
+        warning = {
+            "figure": "saturation",
+            "value": 1.0,
+            "text": "too much <of it>",
+            "env_step": 1234,
+            "gradient_step": 5,
+        }
+        folder.health.write_text(json.dumps([warning]))
     return str(path)
 
 
@@ -148,6 +156,7 @@ def test_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert "a&lt;b&gt;" in text
     assert "<td>3.5</td>" in text  # interquartile mean of 2.5 and 4.5
     assert "has not ended" in text
+    assert text.count("<td>1,234</td><td>saturation</td><td>too much &lt;of it&gt;</td>") == 2
     assert "prefers-color-scheme: dark" in text
     assert 'content="width=device-width, initial-scale=1"' in text
 
@@ -162,7 +171,7 @@ def test_one_run_goes_into_its_folder(tmp_path: Path) -> None:
         for pair in points.split():
             x, y = map(float, pair.split(","))
             assert 0 <= x <= 640
-            assert 0 <= y <= 320
+            assert 0 <= y <= 340
 
 
 def test_nothing_to_report(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -272,8 +272,10 @@ def _points(x: Series | Any, y: Any) -> str:
 
 
 def _ticks(low: float, high: float) -> NDArray[np.float64]:
-    """Three to eight round numbers that enclose both."""
-    span = (high - low) or abs(high) or 1.0
+    """Two to nine round numbers that enclose both."""
+    size = max(abs(low), abs(high))
+    span = high - low if high - low > 1e-6 * size else size  # a flat line has a scale of its own size
+    span = span if span > 1e-30 else 1.0
     raw = span / 5
     power = 10.0 ** np.floor(np.log10(raw))
     step = power * next(nice for nice in (1, 2, 5, 10) if power * nice >= raw * 0.999)

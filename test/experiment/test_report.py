@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from rlpolicy.experiment import RunFolder, algorithms, cli
@@ -100,6 +100,8 @@ def test_groups(tmp_path: Path) -> None:
 
 
 @given(st.floats(-1e9, 1e9), st.floats(0, 1e9))
+@example(0.0, 5e-324)
+@example(1e9, 1e-7)
 def test_ticks_enclose(low: float, span: float) -> None:
     ticks = _ticks(low, low + span)
     slack = 1e-6 * max(abs(low), span, 1e-12)

@@ -105,23 +105,13 @@ class RunFolder:
 
     def read_result(self) -> dict[str, Any] | None:
         """How the run ended; None: it has not."""
-        if not self.result.is_file():
-            return None
-        try:
-            result: dict[str, Any] = json.loads(self.result.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DamagedFile(f"{self.result} cannot be read: {error}") from error
+        result: dict[str, Any] | None = _read_json(self.result)
         return result
 
     def read_health(self) -> list[dict[str, Any]]:
         """What was not well, as far as the run has ended: the fields of each ``HealthWarning``."""
-        if not self.health.is_file():
-            return []
-        try:
-            warnings: list[dict[str, Any]] = json.loads(self.health.read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise DamagedFile(f"{self.health} cannot be read: {error}") from error
-        return warnings
+        warnings: list[dict[str, Any]] | None = _read_json(self.health)
+        return [] if warnings is None else warnings
 
     def write_result(self, info: "InfoStats", warnings: Sequence["HealthWarning"] = ()) -> None:
         """Say how the run ended, and what was not well."""
@@ -181,6 +171,16 @@ class RunLogger(JSONLLogger):
         self.finalize()
         if self.writer is not None:
             self.writer.close()
+
+
+def _read_json(path: Path) -> Any:
+    """What a file holds; None: there is no such file."""
+    if not path.is_file():
+        return None
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise DamagedFile(f"{path} cannot be read: {error}") from error
 
 
 def surroundings() -> dict[str, Any]:

@@ -15,7 +15,7 @@ from torch import Tensor
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.policy.base import BasePolicy
-from rlpolicy.policy.qvalue import of_action
+from rlpolicy.policy.qvalue import of_action, of_choices
 from rlpolicy.policy.sequences import LearnsFromSequences, unscaled
 from rlpolicy.utils.net.inputs import output_and_state
 
@@ -84,7 +84,4 @@ def _per_row(q: Tensor) -> Tensor:
 def _of_choices(q: Tensor, act: Any) -> Tensor:
     """Of the actions that were taken: (B, n), or of D choices each the mean, (B, D, n) -> (B,)."""
     q = q.detach()
-    if q.dim() == 2:
-        return of_action(q, act)
-    index = torch.as_tensor(act, dtype=torch.int64, device=q.device)
-    return q.gather(2, index.unsqueeze(2)).squeeze(2).mean(dim=1)
+    return of_action(q, act) if q.dim() == 2 else of_choices(q, act).mean(dim=1)

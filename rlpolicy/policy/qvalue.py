@@ -214,6 +214,11 @@ def of_action(values: Tensor, act: Any) -> Tensor:
     return values.gather(1, index.view(-1, 1, 1).expand(-1, 1, values.shape[2])).squeeze(1)
 
 
+def of_choices(q: Tensor, act: Any) -> Tensor:
+    """The entries of several choices per row, of branches or agents: (B, D, n) and (B, D) integers -> (B, D)."""
+    return q.gather(2, torch.as_tensor(act, dtype=torch.int64, device=q.device).unsqueeze(2)).squeeze(2)
+
+
 def weighted_mean(losses: Tensor, weight: Tensor | None) -> Tensor:
     """1/B Σ w_i loss_i, all of shape (B,); without weights the mean."""
     return losses.mean() if weight is None else (weight * losses).mean()

@@ -35,7 +35,7 @@ def adam_step(optim: Optimizer) -> bool:
                     continue
                 steps = lists[-1]
                 torch._foreach_add_(steps, [_ONE] * len(steps))
-                kernel = torch._fused_adamw_ if _is_decoupled(optim, group) else torch._fused_adam_
+                kernel = torch._fused_adamw_ if is_decoupled(optim, group) else torch._fused_adam_
                 beta1, beta2 = group["betas"]
                 kernel(
                     *lists, amsgrad=group["amsgrad"], lr=group["lr"], beta1=beta1, beta2=beta2,
@@ -64,7 +64,8 @@ def _is_watched(optim: Optimizer) -> bool:
     )
 
 
-def _is_decoupled(optim: Optimizer, group: dict[str, Any]) -> bool:
+def is_decoupled(optim: Optimizer, group: dict[str, Any]) -> bool:
+    """Whether weight decay shrinks the parameters (AdamW), in place of adding to their gradients."""
     return type(optim) is AdamW or bool(group.get("decoupled_weight_decay"))
 
 

@@ -41,8 +41,7 @@ def descend(
     norm = None
     if max_grad_norm is not None:
         norm = nn.utils.clip_grad_norm_(_params(optim) if params is None else params, max_grad_norm)
-    if (watch := running()) is not None and (is_fit or not loss.isfinite()):
-        watch.before_step((optim,), loss)
+    _tell((optim,), loss, is_fit)
     if is_fit:
         step(optim)
     return norm
@@ -58,6 +57,12 @@ def _backward(optims: Sequence[Optimizer], loss: Tensor, inputs: list[Tensor] | 
         return scaling.backward(loss, inputs, [p for optim in optims for p in _params(optim)])
     loss.backward(inputs=inputs)  # type: ignore[no-untyped-call]
     return True
+
+
+def _tell(optims: Sequence[Optimizer], loss: Tensor, is_fit: bool) -> None:
+    """Tell who is watching of the step to come; not of one that is left out for float16's range alone."""
+    if (watch := running()) is not None and (is_fit or not loss.isfinite()):
+        watch.before_step(optims, loss)
 
 
 def _params(optim: Optimizer) -> list[Tensor]:
@@ -98,8 +103,7 @@ def descend_each(optims: Sequence[Optimizer], loss: Tensor, max_grad_norm: float
     for optim in optims:
         clear_gradients(optim)
     is_fit = _backward(optims, loss)
-    if (watch := running()) is not None and (is_fit or not loss.isfinite()):
-        watch.before_step(optims, loss)
+    _tell(optims, loss, is_fit)
     if not is_fit:
         return
     for optim in optims:
@@ -124,8 +128,7 @@ def optim_step(
     is_fit = _backward((optim,), loss)
     if max_grad_norm is not None and module is not None:
         nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
-    if (watch := running()) is not None and (is_fit or not loss.isfinite()):
-        watch.before_step((optim,), loss)
+    _tell((optim,), loss, is_fit)
     if is_fit:
         optim.step()
 

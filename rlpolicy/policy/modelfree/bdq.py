@@ -4,7 +4,6 @@ from dataclasses import dataclass
 from typing import Any, TypeVar, Unpack
 
 import numpy as np
-import torch
 from gymnasium import spaces
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,6 +22,7 @@ from rlpolicy.policy.qvalue import (
     ModelName,
     as_action,
     call_model,
+    of_choices,
     require_learning_options,
     split_mask,
     weighted_mean,
@@ -161,11 +161,6 @@ class BranchingDQNPolicy(EpsilonGreedyActions, LaggedModel, BasePolicy[BDQNTrain
         self._after_step()
         batch.weight = (y - q.detach()).abs().sum(dim=1)
         return BDQNTrainingStats(loss=loss.item())  # waits for the device, once
-
-
-def of_choices(q: Tensor, act: Any) -> Tensor:
-    """The Q values of one choice per branch: (B, D, n) and (B, D) integers -> (B, D)."""
-    return q.gather(2, torch.as_tensor(act, dtype=torch.int64, device=q.device).unsqueeze(2)).squeeze(2)
 
 
 def _require_branches(action_space: spaces.Space[Any], model: BranchingNet) -> None:

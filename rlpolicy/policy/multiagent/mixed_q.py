@@ -19,10 +19,10 @@ from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.base import BasePolicy, TLearningRateScheduler
 from rlpolicy.policy.explore import EpsilonGreedyActions
 from rlpolicy.policy.multiagent.build import action_limits, actions_of_agents, team_value
-from rlpolicy.policy.multiagent.targets import TeamTargets, taken
+from rlpolicy.policy.multiagent.targets import TeamTargets
 from rlpolicy.policy.multiagent.team import Aggregate, Rewards, team_obs
 from rlpolicy.policy.options import PolicyOptions
-from rlpolicy.policy.qvalue import ModelName, as_action, require_learning_options
+from rlpolicy.policy.qvalue import ModelName, as_action, of_choices, require_learning_options
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.optim import descend
 
@@ -226,7 +226,7 @@ class MixedQPolicy(EpsilonGreedyActions, TeamTargets, BasePolicy[MixedQTrainingS
         self._before_step()
         now = team_obs(self._steps(batch.obs))
         # L = Σ w c ℓ(y - Q_tot) / Σ c          c: 1 for real steps, with "iql" of agents that are alive, else 0
-        q = self._mixed("model", taken(self._q("model", batch), self._steps(batch.act)), now)
+        q = self._mixed("model", of_choices(self._q("model", batch), self._steps(batch.act)), now)
         y, c = batch.returns, self._counts(batch, now, q)
         loss_fn = F.huber_loss if self.clip_loss_grad else F.mse_loss
         weighted = c * loss_fn(q, y, reduction="none")

@@ -25,7 +25,7 @@ from rlpolicy.policy.multiagent.team import (
     team_obs,
     whose_end,
 )
-from rlpolicy.policy.qvalue import LaggedModel
+from rlpolicy.policy.qvalue import LaggedModel, of_choices
 from rlpolicy.policy.sequences import LearnsFromSequences, cut
 from rlpolicy.utils.net.team import TeamValue
 
@@ -79,7 +79,7 @@ class TeamTargets(LearnsFromSequences, LaggedModel):
         q_old = self._q(old, batch, after=True)
         best = self._greedy(self._q("model", batch, after=True) if double else q_old, self._allowed(after.mask))
         present = stays(team_obs(now), whose_end(info, after))
-        return self._mixed(old, taken(q_old, best), after._replace(alive=present))
+        return self._mixed(old, of_choices(q_old, best), after._replace(alive=present))
 
     def _steps(self, column: Any) -> Any:
         """A column's entries of the M steps: leaves (B, ...), or of sequences (B, T, ...), -> (M, ...)."""
@@ -114,9 +114,3 @@ class TeamTargets(LearnsFromSequences, LaggedModel):
         if not self.rewards.of_team and now.alive is not None:
             c = c * torch.as_tensor(now.alive, dtype=like.dtype, device=like.device)
         return c
-
-
-def taken(q: Tensor, act: Any) -> Tensor:
-    """The values of the agents' own actions: (M, N, n), (M, N) -> (M, N)."""
-    index = torch.as_tensor(act, dtype=torch.int64, device=q.device)
-    return q.gather(2, index.unsqueeze(2)).squeeze(2)

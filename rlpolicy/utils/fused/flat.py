@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
+from rlpolicy.utils.adam import is_decoupled
 from rlpolicy.utils.fused.native import Kernels, address
 
 Place: TypeAlias = tuple[dict[str, Any], str]
@@ -129,8 +130,7 @@ class FlatAdam:
         self.optim._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers look for it
         options = self.optim.param_groups[0]
         lr, decay = float(options["lr"]), float(options["weight_decay"])
-        decoupled = options.get("decoupled_weight_decay", isinstance(self.optim, AdamW))
-        l2, decay = (0.0, decay) if decoupled else (decay, 0.0)
+        l2, decay = (0.0, decay) if is_decoupled(self.optim, options) else (decay, 0.0)
         beta1, beta2 = map(float, options["betas"])
         p, g, m, v = self.flat.data, self.grad, self.exp_avg, self.exp_avg_sq
         if self._kernels is not None:

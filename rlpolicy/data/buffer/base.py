@@ -6,8 +6,10 @@ from os import PathLike
 from typing import Any, ClassVar, Self, TypeVar
 
 import numpy as np
+import torch
 
 from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer import device as on_device
 from rlpolicy.data.buffer import files, sequences
 from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.rings import Rings
@@ -37,12 +39,16 @@ class ReplayBuffer:
     :param save_only_last_obs: observations arrive as stacks; keep only the newest frame of each.
     :param sample_avail: sample only rows that have ``stack_num`` frames in their episode.
     :param obs_dtype: store floating observations in this dtype, e.g. "float32".
+    :param device: where the transitions lie as tensors, e.g. "cuda"; None: in host memory, as arrays. See
+        :mod:`rlpolicy.data.buffer.device` and ``docs/scale.md``.
     :param seed: of the sampling generator; see :func:`~rlpolicy.utils.rng.make_generator`.
     :param kwargs: ignored (buffers of different kinds take each other's options).
     """
 
     _reserved_keys: ClassVar[tuple[str, ...]] = RESERVED
     _input_keys: ClassVar[tuple[str, ...]] = tuple(k for k in RESERVED if k != "done")
+    _may_be_on_device: ClassVar[bool] = True
+    _storage: Storage | StorageView
 
     def __init__(
         self,
@@ -53,16 +59,16 @@ class ReplayBuffer:
         sample_avail: bool = False,
         *,
         obs_dtype: str | np.dtype[Any] | None = None,
+        device: str | int | torch.device | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         if size < 0:
             raise InvalidArgument(f"size must not be negative, got {size}")
-        for name in ("device", "memmap"):
-            if kwargs.get(name) not in (None, "cpu"):
-                raise ValueError(f"{name}={kwargs[name]!r}: this version keeps transitions in host memory only")
-        self._configure(stack_num, ignore_obs_next, save_only_last_obs, sample_avail, obs_dtype, seed)
-        self._lay_out(Rings([size]))
+        if kwargs.get("memmap") is not None:
+            raise ValueError(f"memmap={kwargs['memmap']!r}: this version keeps transitions in memory only")
+        self._configure(stack_num, ignore_obs_next, save_only_last_obs, sample_avail, obs_dtype, seed, device)
+        self._lay_out([size])
 
     def _configure(
         self,
@@ -72,6 +78,7 @@ class ReplayBuffer:
         sample_avail: bool,
         obs_dtype: str | np.dtype[Any] | None,
         seed: int | None,
+        device: str | int | torch.device | None = None,
     ) -> None:
         if stack_num < 1:
             raise InvalidArgument(f"stack_num must be at least 1, got {stack_num}")
@@ -80,15 +87,40 @@ class ReplayBuffer:
         self._save_only_last_obs = save_only_last_obs
         self._sample_avail = sample_avail
         self._obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
+        self.device = None if device is None else on_device.device_of(device)
+        if self.device is not None:
+            self._check_device()
         self._rng: np.random.Generator | None = None
         if seed is not None:
             self.seed(seed)
 
-    def _lay_out(self, rings: Rings, storage: Storage | StorageView | None = None) -> None:
-        """Give the buffer its pointers and its storage (its own, or a part of another buffer's)."""
+    def _check_device(self) -> None:
+        """Raise for what cannot be on a device."""
+        not_there = {
+            type(self).__name__: not self._may_be_on_device,
+            "stack_num": self.stack_num > 1,
+            "ignore_obs_next": not self._save_obs_next,
+            "save_only_last_obs": self._save_only_last_obs,
+            "sample_avail": self._sample_avail,
+        }
+        if refused := ", ".join(name for name, is_asked_for in not_there.items() if is_asked_for):
+            raise InvalidArgument(
+                f"device={self.device}: {refused} works in host memory only. A device has ReplayBuffer and "
+                "VectorReplayBuffer, whose rows hold obs and obs_next as they come"
+            )
+
+    def _lay_out(self, rings: Rings | list[int], storage: Storage | StorageView | None = None) -> None:
+        """Give the buffer its pointers and its storage: its own, for so many rows, or a part of another buffer's."""
+        if isinstance(rings, list):
+            rings = Rings(rings) if self.device is None else on_device.DeviceRings(rings, self.device)
         self.maxsize = rings.total
         self._rings = rings
-        self._storage = storage or Storage(rings.total, self._obs_dtype, scattered=rings.n > 1)
+        if storage is not None:
+            self._storage = storage
+        elif self.device is not None:
+            self._storage = on_device.DeviceStorage(rings.total, self._obs_dtype, self.device)
+        else:
+            self._storage = Storage(rings.total, self._obs_dtype, scattered=rings.n > 1)
         self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype)
         self._offset = 0
         """Where this buffer's row 0 lies in the rows that ``_final`` counts."""
@@ -104,6 +136,7 @@ class ReplayBuffer:
             "save_only_last_obs": self._save_only_last_obs,
             "sample_avail": self._sample_avail,
             "obs_dtype": None if self._obs_dtype is None else self._obs_dtype.name,
+            "device": None if self.device is None else str(self.device),
         }
 
     def __len__(self) -> int:
@@ -137,9 +170,7 @@ class ReplayBuffer:
 
     @_index.setter
     def _index(self, row: int) -> None:
-        rings = self._rings
-        rings.earlier[0] += rings.written[0] + rings.total  # what was said about earlier rows is no longer so
-        rings.written[0] = rings.begun[0] = row + rings.total * (rings.stored == rings.total)
+        self._rings.move_to(row)
 
     @property
     def _size(self) -> int:
@@ -177,7 +208,25 @@ class ReplayBuffer:
             length are 0 while the episode runs.
         """
         batched = buffer_ids is not None
+        if self.device is not None:
+            return self.add_step(batch if batched else on_device.with_batch_axis(batch))
         return self._add_one(self._named(batch, batched), 0, batched)
+
+    def add_step(
+        self, batch: Batch | Mapping[str, Any], kept: torch.Tensor | None = None, ids: np.ndarray | None = None
+    ) -> tuple[Any, Any, Any, Any]:
+        """Store one step of all environments in a buffer on a device; nothing waits for the device.
+
+        :param batch: as in :meth:`add`; tensors of shape (n, ...) on the device.
+        :param kept: (n,) bool tensor: which rows are transitions, nothing is stored of the others; None: all are.
+        :param ids: (n,) the environments, when these are not all.
+        :return: as :meth:`add`, tensors of shape (n, ...); arrays when the rewards were an array.
+        :raises ValueError: the buffer lies in host memory.
+        """
+        if self.device is None:
+            raise InvalidArgument(f"this {type(self).__name__} lies in host memory: use add, or make it with device=...")
+        values = (batch if type(batch) is Batch else Batch(batch)).__dict__
+        return on_device.store(self._rings, self._storage, values, ids, kept)
 
     def _named(self, batch: Batch | Mapping[str, Any], batched: bool) -> dict[str, Any]:
         """What is to be added, by name; of stacked frames only the newest when no others are to be kept."""
@@ -296,6 +345,8 @@ class ReplayBuffer:
         source._settle()
         capacity = int(self._rings.capacity[segment])
         values = source._storage.read(rows[-capacity:])
+        if source.device is not None:
+            values = _map(values, np.asarray)
         ends = values["done"] | np.isin(rows[-capacity:], source.unfinished_index())
         values["truncated"] |= ends & ~values["done"]
         values["done"] = ends
@@ -333,16 +384,11 @@ class ReplayBuffer:
 
     def prev(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         """The row before each index in its episode; the index itself at the episode's (or the ring's) first row."""
-        return self._rings.before(self._as_index(index), self._storage.columns.__dict__["done"])
+        return self._rings.before(self._rings.as_index(index), self._storage.columns.__dict__["done"])
 
     def next(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
         """The row after each index in its episode; the index itself at the episode's last and at the newest row."""
-        return self._rings.after(self._as_index(index), self._storage.columns.__dict__["done"])
-
-    def _as_index(self, index: int | np.ndarray | Sequence[int]) -> np.ndarray:
-        index = np.asarray(index, np.int64)
-        # argmin is five times as quick as min
-        return index % self.maxsize if index.size and index.item(index.argmin()) < 0 else index
+        return self._rings.after(self._rings.as_index(index), self._storage.columns.__dict__["done"])
 
     def unfinished_index(self) -> np.ndarray:
         """The newest row of every running episode."""
@@ -350,7 +396,7 @@ class ReplayBuffer:
         if not self._storage.columns.__dict__:
             return np.array([], np.int64)
         newest = rings.newest()[rings.size > 0]
-        unfinished: np.ndarray = newest[~self.done[newest]]
+        unfinished: np.ndarray = newest[~as_storable(self.done[newest])]
         return unfinished
 
     def new_rows(self, since: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray]:
@@ -402,8 +448,8 @@ class ReplayBuffer:
         return indices[self.prev(first) != first] if len(indices) else indices
 
     def sample(self, batch_size: int | None) -> tuple[Batch, np.ndarray]:
-        """A minibatch and its rows, see :meth:`sample_indices`."""
-        indices = self.sample_indices(batch_size)
+        """A minibatch and its rows, see :meth:`sample_indices`; on a device both are tensors."""
+        indices = self._storage.index(self.sample_indices(batch_size))
         if not len(indices):
             self._require(len(self))
         return self[indices], indices
@@ -494,6 +540,8 @@ class ReplayBuffer:
             return index
         if isinstance(index, slice):
             return self._all_indices() if index == slice(None) else np.arange(len(self))[index]
+        if isinstance(index, torch.Tensor) and self.device is not None:
+            return index  # type: ignore[return-value]  # of a buffer on a device
         rows = np.asarray(index)
         return np.flatnonzero(rows) if rows.dtype == bool else rows
 
@@ -512,13 +560,13 @@ class ReplayBuffer:
         """
         stack_num = self.stack_num if stack_num is None else stack_num
         if key == "obs_next" and not self._save_obs_next:
-            return self._derived_obs_next(self._as_index(index), stack_num)
+            return self._derived_obs_next(self._rings.as_index(index), stack_num)
         column = self._storage.columns.__dict__.get(key)
         if column is None or (isinstance(column, Batch) and not column.__dict__):
             if default_value is not None or column is not None:
                 return default_value if column is None else Batch()
             raise KeyError(key)
-        rows = index if stack_num == 1 else self._frames(self._as_index(index), stack_num)
+        rows = index if stack_num == 1 else self._frames(self._rings.as_index(index), stack_num)
         return self._storage.as_given(column[rows], (key,))
 
     def _frames(self, index: np.ndarray, stack_num: int) -> np.ndarray:
@@ -590,7 +638,8 @@ class ReplayBuffer:
 
     def _config(self) -> dict[str, Any]:
         """Constructor arguments, as JSON."""
-        return {"size": self.maxsize, **self.options}
+        where = ("device",)  # not what the buffer is: a file may be loaded to another place
+        return {"size": self.maxsize, **{key: value for key, value in self.options.items() if key not in where}}
 
     @classmethod
     def _build(cls, config: dict[str, Any], overrides: dict[str, Any]) -> Self:
@@ -602,7 +651,7 @@ class ReplayBuffer:
         state: dict[str, Any] = {
             "class": type(self).__name__,
             "config": self._config(),
-            "columns": self._storage.columns,
+            "columns": self._storage.columns if self.device is None else _map(self._storage.columns, np.asarray),
             "tensors": sorted(map(list, self._storage.tensors)),
             "rings": self._rings.state(),
             "rng": self.rng.bit_generator.state,

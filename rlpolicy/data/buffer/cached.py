@@ -22,6 +22,8 @@ class CachedReplayBuffer(ReplayBufferManager):
     :param max_episode_length: rows of each cache.
     """
 
+    _may_be_on_device = False
+
     def __init__(self, main_buffer: ReplayBuffer, cached_buffer_num: int, max_episode_length: int) -> None:
         if cached_buffer_num < 1 or max_episode_length < 1:
             raise InvalidArgument(

@@ -28,6 +28,8 @@ class HERReplayBuffer(ReplayBuffer):
     :param kwargs: options of :class:`~rlpolicy.data.buffer.base.ReplayBuffer`.
     """
 
+    _may_be_on_device = False
+
     def __init__(
         self,
         size: int,

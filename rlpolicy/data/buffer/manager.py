@@ -10,7 +10,6 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.her import HERReplayBuffer
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
-from rlpolicy.data.buffer.rings import Rings
 from rlpolicy.data.buffer.storage import StorageView
 from rlpolicy.utils.errors import InvalidArgument
 
@@ -28,8 +27,8 @@ class ReplayBufferManager(ReplayBuffer):
         self._check_parts(buffer_list)
         first = buffer_list[0]
         self._configure(**first.options, seed=seed)
-        rings = Rings([buffer.maxsize for buffer in buffer_list])
-        self._lay_out(rings)
+        self._lay_out([buffer.maxsize for buffer in buffer_list])
+        rings = self._rings
         self.buffer_num = len(buffer_list)
         self.buffers = np.empty(self.buffer_num, object)
         for i, buffer in enumerate(buffer_list):
@@ -62,6 +61,8 @@ class ReplayBufferManager(ReplayBuffer):
         :return: (rows, episode rewards, episode lengths, first rows of the episodes), each (k, ...); reward and length
             are 0 while the episode runs.
         """
+        if self.device is not None:
+            return self.add_step(batch, ids=None if buffer_ids is None else np.asarray(buffer_ids, np.int64))
         given = self._named(batch, True)
         rings = self._rings
         ids = rings.all if buffer_ids is None else np.asarray(buffer_ids, np.int64)

@@ -30,6 +30,8 @@ class PrioritizedReplayBuffer(ReplayBuffer):
     :param kwargs: options of :class:`~rlpolicy.data.buffer.base.ReplayBuffer`.
     """
 
+    _may_be_on_device = False
+
     def __init__(
         self, size: int, alpha: float, beta: float | Schedule, weight_norm: bool = True, **kwargs: Any
     ) -> None:

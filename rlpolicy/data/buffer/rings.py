@@ -162,7 +162,18 @@ class Rings:
             self.ep_rew[ids] = 0.0
             self.begun[ids] = 0
 
+    def move_to(self, row: int) -> None:
+        """Let the next row of the first segment be this one; what was said about earlier rows is no longer so."""
+        self.earlier[0] += self.written[0] + self.total
+        self.written[0] = self.begun[0] = row + self.total * (self.stored == self.total)
+
     # -- reading ----------------------------------------------------------------------------------------------------
+
+    def as_index(self, index: Any) -> IntArray:
+        """Rows as callers write them (a number, a list, an array; negative ones from the end) as an array."""
+        index = np.asarray(index, np.int64)
+        # argmin is five times as quick as min
+        return index % self.total if index.size and index.item(index.argmin()) < 0 else index
 
     def locate(self, index: np.ndarray) -> IntArray | int:
         """The segment of each storage index; 0 when there is only one."""

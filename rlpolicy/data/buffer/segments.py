@@ -16,7 +16,7 @@ from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.final_obs import FinalObs
 from rlpolicy.data.buffer.rings import Rings
-from rlpolicy.data.buffer.storage import Storage, leaves
+from rlpolicy.data.buffer.storage import Storage, as_storable, leaves
 from rlpolicy.data.utils.state_tree import Rows, read_tree, write_tree
 from rlpolicy.utils.errors import DamagedFile
 from rlpolicy.utils.folder import Entry, NewFolder, WholeFolder
@@ -123,7 +123,7 @@ def _pieces(rows: np.ndarray, storage: Storage) -> Iterator[np.ndarray]:
     """Rows in parts of about SEGMENT_BYTES."""
     sizes = [
         OBJECT_BYTES if leaf.dtype.kind == "O" else leaf.dtype.itemsize * int(np.prod(leaf.shape[1:]))
-        for _, leaf in leaves(storage.columns)
+        for _, leaf in leaves(_layout(storage.columns))
     ]
     count = max(1, SEGMENT_BYTES // max(1, sum(sizes)))
     for begin in range(0, len(rows), count):
@@ -134,20 +134,25 @@ def _segment(storage: Storage, final: FinalObs | None, rows: np.ndarray) -> dict
     ended = rows[:0] if final is None else rows[final.entry[rows] >= final.n]
     return {
         "rows": rows,
-        "columns": _map(storage.columns, lambda column: Rows(column, rows)),
+        "columns": _map(storage.columns, lambda column: _rows_of(column, rows)),
         "ended": ended,
         "obs_next": final.read(ended)[1] if final is not None and len(ended) else None,
     }
 
 
-def _map(columns: Batch, fn: Callable[[np.ndarray], Any]) -> dict[str, Any]:
+def _rows_of(column: Any, rows: np.ndarray) -> Any:
+    """Rows of a column; those of a device come to the host."""
+    return Rows(column, rows) if isinstance(column, np.ndarray) else as_storable(column[rows])
+
+
+def _map(columns: Batch, fn: Callable[[Any], Any]) -> dict[str, Any]:
     """The tree of columns as dicts."""
     return {key: _map(c, fn) if isinstance(c, Batch) else fn(c) for key, c in columns.__dict__.items()}
 
 
 def _layout(columns: Batch) -> dict[str, Any]:
     """The columns without rows: names, dtypes and shapes."""
-    return _map(columns, lambda column: column[:0])
+    return _map(columns, lambda column: as_storable(column[:0]))
 
 
 def _comparable(config: Any) -> Any:
@@ -210,7 +215,7 @@ def load_buffer(buffer: ReplayBuffer, state: dict[str, Any], folder: WholeFolder
 def _read_rows(
     buffer: ReplayBuffer, state: dict[str, Any], folder: WholeFolder
 ) -> tuple[Storage, FinalObs | None, SavedRows]:
-    storage = Storage(buffer.maxsize, buffer._obs_dtype)
+    storage = _whole_storage(buffer).blank()
     final = None if state["final"] is None else FinalObs(buffer.maxsize, buffer._rings.n, buffer._obs_dtype)
     saved = SavedRows(buffer._rings)
     saved.folder = folder.path
@@ -249,7 +254,7 @@ def _match(pattern: str, text: Any) -> re.Match[str]:
 
 
 def _dtypes(storage: Storage) -> dict[Any, Any]:
-    return {path: (column.dtype, column.shape) for path, column in leaves(storage.columns)}
+    return {path: (column.dtype, column.shape) for path, column in leaves(_layout(storage.columns))}
 
 
 def _put_tails(final: FinalObs, state: dict[str, Any]) -> None:

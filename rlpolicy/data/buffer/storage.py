@@ -149,7 +149,15 @@ class Storage:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
 
     def _clear(self) -> None:
-        self.__init__(self.size, self.obs_dtype, self._scattered)  # type: ignore[misc]
+        vars(self).update(vars(self.blank()))
+
+    def blank(self) -> "Storage":
+        """Another storage like this one, without columns."""
+        return Storage(self.size, self.obs_dtype, self._scattered)
+
+    def index(self, rows: np.ndarray) -> Any:
+        """Rows in the form in which reading them is quickest; here as they are."""
+        return rows
 
     def _forget_forms(self) -> None:
         self.write_row: list[WriteRow] = [_write_nothing, _write_nothing]
@@ -357,6 +365,10 @@ class StorageView:
         """See :meth:`Storage.as_given`."""
         return self.parent.as_given(value, path)
 
+    def index(self, rows: np.ndarray) -> Any:
+        """See :meth:`Storage.index`; a view is read by rows of the host."""
+        return rows
+
     def replace(self, columns: Batch) -> None:
         """A view cannot be given other arrays than its storage's."""
         raise ValueError("this buffer is a part of another: replace the columns of the whole one")
@@ -415,4 +427,4 @@ def empty_column(size: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.
 
 
 def _sliced(columns: Batch, rows: slice) -> Batch:
-    return Batch.wrap({k: v[rows] if type(v) is np.ndarray else _sliced(v, rows) for k, v in columns.__dict__.items()})
+    return Batch.wrap({k: _sliced(v, rows) if isinstance(v, Batch) else v[rows] for k, v in columns.__dict__.items()})

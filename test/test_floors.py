@@ -16,6 +16,7 @@ FLOORS = [
     ("rlpolicy.policy", 4),
     ("rlpolicy.data.collector", 3),
     ("rlpolicy.data.resume", 3),
+    ("rlpolicy.data.tensor_collector", 3),
     ("rlpolicy.data", 2),
     ("rlpolicy.env", 2),
     ("rlpolicy.exploration", 2),

@@ -22,6 +22,7 @@ from rlpolicy.data.utils.random_actions import RandomActions
 from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, take_rows, zero_rows
 from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
+from rlpolicy.env.tensor_env import gives_tensors
 from rlpolicy.utils.errors import InvalidArgument, NonFinite
 
 __all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
@@ -64,7 +65,8 @@ class Collector:
     :param policy: anything with the :class:`~rlpolicy.data.types.Policy` protocol.
     :param env: a vector environment of rlpolicy, any ``gymnasium.vector.VectorEnv`` (all autoreset modes),
         EnvPool's, or a
-        single environment.
+        single environment. Of tensors on a device: see :class:`~rlpolicy.data.tensor_collector.TensorCollector`, which
+        this then is, unless the buffer lies in host memory.
     :param buffer: where transitions go; None keeps one row per environment, which is enough for testing.
     :param preprocess_fn: called with ``obs, info, env_id`` after a reset and ``obs_next, rew, done, terminated,
         truncated, info, policy,
@@ -82,6 +84,14 @@ class Collector:
     """
 
     _is_async = False
+
+    def __new__(cls, policy: Any = None, env: Any = None, buffer: Any = None, *args: Any, **kwargs: Any) -> "Collector":
+        """A :class:`~rlpolicy.data.tensor_collector.TensorCollector` for environments of tensors and a buffer there."""
+        if cls is Collector and gives_tensors(env) and (buffer is None or buffer.device is not None):
+            from rlpolicy.data.tensor_collector import TensorCollector
+
+            return super().__new__(TensorCollector)
+        return super().__new__(cls)
 
     def __init__(
         self,

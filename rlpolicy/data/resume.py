@@ -13,6 +13,7 @@ from rlpolicy.data.batch import Batch, stack_dicts
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.storage import leaves
 from rlpolicy.data.collector import Collector, Ready
+from rlpolicy.data.tensor_collector import TensorCollector
 from rlpolicy.data.utils.rows import put_rows, zero_rows
 from rlpolicy.utils.errors import DamagedFile
 from rlpolicy.utils.rng import set_space_state, space_state
@@ -22,6 +23,8 @@ def collector_state(collector: Collector) -> dict[str, Any]:
     """Everything but policy and buffer, as a tree."""
     if collector.elsewhere is not None:
         return collector.elsewhere
+    if isinstance(collector, TensorCollector):
+        return _tensor_state(collector)
     ready, env = collector._ready, collector.env
     restorable = ready is not None and not collector._is_async and hasattr(env, "state_dict")
     return {
@@ -39,6 +42,8 @@ def check_collector_state(collector: Collector, state: dict[str, Any]) -> None:
     """Raise a ValueError when the state is that of another collector, or none at all; nothing is changed."""
     if state["env_num"] != collector.env_num:
         raise ValueError(f"the checkpoint has {state['env_num']} environments, this collector {collector.env_num}")
+    if isinstance(collector, TensorCollector) != ("has_begun" in state):
+        raise ValueError("the checkpoint and this collector differ: one of them has environments of tensors")
     if (state["shaped"] is None) != (collector._shaped is None):
         raise ValueError("the checkpoint and this collector differ: one of them has a reward_shaper")
     counts, seconds = state["counts"], state["collect_time"]
@@ -46,9 +51,10 @@ def check_collector_state(collector: Collector, state: dict[str, Any]) -> None:
         raise DamagedFile(f"the counters of a collector cannot be {counts}")
     if type(seconds) is not float or "envs" not in state:
         raise DamagedFile(f"the state of a collector has not only {sorted(state)}, and not the time {seconds!r}")
-    for space, generators in zip(collector.env.action_space, state["spaces"], strict=True):
+    spaces = collector.env.action_space[: 1 if isinstance(collector, TensorCollector) else None]
+    for space, generators in zip(spaces, state["spaces"], strict=True):
         set_space_state(copy.deepcopy(space), generators)
-    if state["ready"] is not None:
+    if state["ready"] is not None and not isinstance(collector, TensorCollector):
         _check_ready(Ready(**state["ready"]), collector.env_num)
 
 
@@ -75,6 +81,8 @@ def load_collector_state(collector: Collector, state: dict[str, Any]) -> None:
     for name, value in state["counts"].items():
         setattr(collector, name, int(value))
     collector.collect_time = float(state["collect_time"])
+    if isinstance(collector, TensorCollector):
+        return _load_tensor_state(collector, state)
     if collector._shaped is not None:
         collector._shaped.load_state_dict(state["shaped"])
     for space, generators in zip(collector.env.action_space, state["spaces"], strict=True):
@@ -109,6 +117,53 @@ def _moved(value: Any, device: torch.device) -> Any:
     if isinstance(value, dict):
         return {key: _moved(inner, device) for key, inner in value.items()}
     return type(value)(_moved(inner, device) for inner in value) if isinstance(value, tuple | list) else value
+
+
+# -- environments of tensors -------------------------------------------------------------------------------------------
+
+
+def _tensor_state(collector: TensorCollector) -> dict[str, Any]:
+    """:func:`collector_state`; running episodes are in it if the environment can tell them.
+
+    It can with ``state_dict()`` and ``load_state_dict(state)``, of itself without its wrappers.
+    """
+    env, ready = collector.tensor_env, collector._ready
+    base = env.env.unwrapped
+    restorable = ready is not None and hasattr(base, "state_dict") and hasattr(base, "load_state_dict")
+    return {
+        "env_num": collector.env_num,
+        "counts": {"collect_step": collector.collect_step, "collect_episode": collector.collect_episode},
+        "collect_time": collector.collect_time,
+        "has_begun": ready is not None,
+        "ready": {"obs": ready.obs, "state": ready.state} if ready is not None and restorable else None,
+        "envs": {"own": base.state_dict(), "over": env.over} if restorable else None,
+        "spaces": [space_state(space) for space in env.action_space[:1]],
+        "shaped": None,
+    }
+
+
+def _load_tensor_state(collector: TensorCollector, state: dict[str, Any]) -> None:
+    """:func:`load_collector_state`; episodes that are not in the state are cut as truncated."""
+    env, ready, device = collector.tensor_env, state["ready"], collector.buffer.device
+    set_space_state(env.single_action_space, state["spaces"][0])
+    collector._ready = None  # the next collect resets
+    if ready is not None and device is not None and hasattr(env.env.unwrapped, "load_state_dict"):
+        env.env.unwrapped.load_state_dict(_moved(state["envs"]["own"], device))
+        env.resume(_moved(state["envs"]["over"], device), _as_dict(_moved(ready["obs"], device)))
+        hidden = _moved(ready["state"], device)
+        collector._ready = Ready(collector._all, _moved(ready["obs"], device), Batch.wrap({}), hidden)
+    elif state["has_begun"]:
+        collector.buffer.end_episodes()
+        warnings.warn(
+            f"{env.env} cannot be put back into its episodes, which are cut as truncated: it has no state_dict() and "
+            "load_state_dict(state)",
+            UserWarning,
+            stacklevel=2,
+        )
+
+
+def _as_dict(obs: Any) -> Any:
+    return {key: _as_dict(value) for key, value in obs.__dict__.items()} if isinstance(obs, Batch) else obs
 
 
 # -- environments ------------------------------------------------------------------------------------------------------

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.rng import generator_from, generator_state, make_generator
@@ -19,10 +21,12 @@ class Scheduled:
 
     _schedule: Schedule | None = None
     _rng: np.random.Generator | None = None
+    _device_rng: torch.Generator | None = None
 
     def seed(self, seed: int | None = None) -> None:
         """Start a new sequence of random numbers; None takes the seed from numpy's global state."""
         self._rng = make_generator(seed)
+        self._device_rng = None
 
     def step_to(self, env_step: int) -> None:
         """Set the scale to what the schedule says for this number of environment steps."""
@@ -41,6 +45,12 @@ class Scheduled:
             self._rng = make_generator()
         return self._rng
 
+    def rng_on(self, device: torch.device) -> torch.Generator:
+        """The generator of random numbers for tensors; its seed is drawn from :attr:`rng`."""
+        if self._device_rng is None or self._device_rng.device != device:
+            self._device_rng = torch.Generator(device).manual_seed(int(self.rng.integers(2**63)))
+        return self._device_rng
+
     def _init_scale(self, value: float | Schedule, schedule: float | Schedule | None) -> None:
         """Take ``schedule`` if given, else ``value``; either may be a number or a function of env_step."""
         scale = value if schedule is None else schedule
@@ -58,7 +68,10 @@ class Scheduled:
         }
         values.pop("_schedule", None)
         rng = None if self._rng is None else generator_state(self._rng)
-        return {"values": values, "rng": rng, "is_scheduled": self._schedule is not None}
+        state = {"values": values, "rng": rng, "is_scheduled": self._schedule is not None}
+        if self._device_rng is not None:
+            state["device_rng"] = [str(self._device_rng.device), self._device_rng.get_state().numpy()]
+        return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called. The schedule, which is a function, stays this object's own.
@@ -72,6 +85,11 @@ class Scheduled:
             raise ValueError(f"the {type(self).__name__} that was saved followed a schedule, this one has none")
         rng = state["rng"]
         self._rng = None if rng is None else generator_from(rng)  # type: ignore[assignment]  # a numpy one was saved
+        self._device_rng = None
+        if "device_rng" in state:
+            device, bits = state["device_rng"]
+            self._device_rng = torch.Generator(device)
+            self._device_rng.set_state(torch.from_numpy(np.array(bits)))
         vars(self).update(values)
         if not state["is_scheduled"]:  # a scale that was set by hand
             self._schedule = None
@@ -82,6 +100,9 @@ class Scheduled:
 
 class BaseNoise(Scheduled, ABC):
     """Noise for continuous actions: ``noise(shape)`` gives an array of that shape."""
+
+    has_memory = True
+    """Whether the next noise depends on what came before, so that it must hear of episodes that end."""
 
     def __init__(self, *, seed: int | np.random.Generator | None = None) -> None:
         """
@@ -99,6 +120,10 @@ class BaseNoise(Scheduled, ABC):
     @abstractmethod
     def __call__(self, size: Size) -> NDArray[np.float64]:
         """The next noise, of shape ``size``: usually (environments, A)."""
+
+    def like(self, act: Tensor) -> Tensor:
+        """The next noise for a tensor of actions, on its device; here drawn on the host, and sent there."""
+        return torch.as_tensor(self(act.shape), dtype=act.dtype, device=act.device)
 
 
 class _SigmaNoise(BaseNoise):
@@ -133,6 +158,8 @@ class GaussianNoise(_SigmaNoise):
     :param seed: an int, a generator, or None, which takes the seed from numpy's global state.
     """
 
+    has_memory = False
+
     def __init__(
         self,
         mu: float = 0.0,
@@ -146,6 +173,11 @@ class GaussianNoise(_SigmaNoise):
     def __call__(self, size: Size) -> NDArray[np.float64]:
         """The next noise, of shape ``size``."""
         return self.rng.normal(self.mu, self.sigma, size)
+
+    def like(self, act: Tensor) -> Tensor:
+        """The next noise for a tensor of actions, drawn on its device."""
+        noise = torch.randn(act.shape, dtype=act.dtype, device=act.device, generator=self.rng_on(act.device))
+        return self.mu + self.sigma * noise
 
 
 class OUNoise(_SigmaNoise):
@@ -335,3 +367,16 @@ class EpsilonGreedy(Scheduled):
             # the largest of independent uniform numbers is a uniform choice; forbidden ones get none
             replaced[explore] = np.where(allowed, self.rng.random(allowed.shape), -1.0).argmax(axis=-1)
         return replaced
+
+    def of_tensor(self, act: Tensor, n_actions: int | NDArray[Any], mask: Tensor | None = None) -> Tensor:
+        """The same for a tensor of actions, on its device; the draws are others."""
+        rng, device = self.rng_on(act.device), act.device
+        explore = torch.rand(len(act), device=device, generator=rng) < self.epsilon
+        if mask is None:
+            count = torch.as_tensor(n_actions, device=device)
+            drawn = torch.rand(act.shape, device=device, dtype=torch.float64, generator=rng)
+            others = (drawn * count).to(act.dtype)
+        else:
+            drawn = torch.rand(mask.shape, device=device, generator=rng)
+            others = torch.where(mask.bool(), drawn, -1.0).argmax(dim=-1).to(act.dtype)
+        return torch.where(explore.view(-1, *[1] * (act.dim() - 1)), others, act)

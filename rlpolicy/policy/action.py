@@ -3,7 +3,9 @@
 from typing import Any, Literal
 
 import numpy as np
+import torch
 from gymnasium import spaces
+from torch import Tensor
 
 from rlpolicy.utils.errors import InvalidArgument
 
@@ -53,6 +55,8 @@ class ActionMap:
         self.scaling = scaling
         self.bound_method = bound_method
         self._is_box = isinstance(space, spaces.Box)
+        self._tensors: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+        """Low, high, half of the width, centre, by where and in which dtype they were needed."""
         if scaling:
             self._measure(space)
 
@@ -90,6 +94,24 @@ class ActionMap:
         act = act * half + centre
         # this clips raw actions (the stretch is monotone) and rounding errors at the border in one go
         return np.asarray(np.minimum(np.maximum(act, low), high))
+
+    def of_tensor(self, act: Tensor) -> Tensor:
+        """The same for a tensor, without waiting for its device: what should be in [-1, 1] is not checked but clipped
+        to the bounds of the space.
+        """
+        if not self._is_box:
+            return act
+        if self.bound_method == "tanh":
+            act = torch.tanh(act)
+        elif not self.scaling:
+            return act if self.bound_method is None else act.clamp(-1.0, 1.0)
+        if not self.scaling:
+            return act
+        here = act.device, act.dtype
+        if here not in self._tensors:
+            self._tensors[here] = tuple(torch.as_tensor(x, device=here[0], dtype=here[1]) for x in self._own_dtype)
+        low, high, half, centre = self._tensors[here]
+        return torch.minimum(torch.maximum(act * half + centre, low), high)
 
     def _bounded(self, act: np.ndarray) -> np.ndarray:
         if self.bound_method == "clip":

@@ -186,6 +186,15 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
             act = to_numpy(act)
         return self._action_map(act) if isinstance(act, np.ndarray) else act
 
+    def map_tensor_action(self, act: Tensor) -> Tensor:
+        """:meth:`map_action` for environments of tensors: raw actions (B, ...) to theirs, on the same device.
+
+        A subclass with a ``map_action`` of its own is asked for that, at the price of a copy to the host and back.
+        """
+        if type(self).map_action is not BasePolicy.map_action:
+            return torch.as_tensor(self.map_action(act), device=act.device)
+        return self._action_map.of_tensor(act)
+
     def map_action_inverse(self, act: Any) -> Any:
         """Actions of the environment, (B, ...) array, tensor or list, to the raw actions that are mapped to them."""
         act = np.asarray(act) if isinstance(act, list | tuple) else to_numpy(act)
@@ -488,9 +497,10 @@ def policy_within_training_step(policy: BasePolicy[Any], enabled: bool = True) -
         policy.is_within_training_step = before
 
 
-def _column(values: NDArray[np.float64], like: Tensor) -> Tensor:
-    """(B,) numpy to (B, 1) torch, in the dtype and on the device of another tensor."""
-    return torch.from_numpy(values).to(device=like.device, dtype=like.dtype).unsqueeze(1)
+def _column(values: NDArray[np.float64] | Tensor, like: Tensor) -> Tensor:
+    """(B,) numbers as a (B, 1) tensor, in the dtype and on the device of another one."""
+    tensor = values if isinstance(values, Tensor) else torch.from_numpy(values)
+    return tensor.to(device=like.device, dtype=like.dtype).unsqueeze(1)
 
 
 def _flat_float64(values: NDArray[Any] | Tensor) -> NDArray[np.float64]:

@@ -36,18 +36,24 @@ class NoisyActions:
         if isinstance(act, np.ndarray):
             return act + np.asarray(self._exploration_noise(act.shape), act.dtype)
         if isinstance(act, Tensor):
-            return act + torch.as_tensor(self._exploration_noise(act.shape), dtype=act.dtype, device=act.device)
+            return act + self._exploration_noise.like(act)
         warnings.warn(f"exploration noise can be added to arrays only, got {type(act).__name__}", stacklevel=2)
         return act
 
-    def reset_noise(self, rows: NDArray[np.int64] | None = None) -> None:
+    def reset_noise(self, rows: NDArray[np.int64] | Tensor | None = None) -> None:
         """Make noise with a memory begin anew, in all rows of the action batch or those whose episode has ended.
+
+        Instead of rows there may be flags, (B,) bool tensor: noise with a memory copies them to the host.
 
         Noise whose ``reset`` takes no rows (as written for Tianshou) goes on when single episodes end.
         """
         noise = self._exploration_noise
         if noise is None:
             return
+        if isinstance(rows, Tensor):
+            if not noise.has_memory:
+                return
+            rows = np.flatnonzero(rows.cpu().numpy())
         if rows is None:
             noise.reset()
         elif inspect.signature(noise.reset).parameters:
@@ -90,11 +96,11 @@ class EpsilonGreedyActions:
 
         A field ``mask`` of the observations, (B, n) or (B, branches, n), says which actions are allowed.
         """
-        if not isinstance(act, np.ndarray):
-            return act
         obs = batch.obs
         mask = obs.mask if isinstance(obs, Batch) and "mask" in obs else None
-        return self._epsilon(act, self.max_action_num, mask)
+        if isinstance(act, Tensor):
+            return self._epsilon.of_tensor(act, self.max_action_num, mask)
+        return self._epsilon(act, self.max_action_num, mask) if isinstance(act, np.ndarray) else act
 
     def step_to(self, env_step: int) -> None:
         """Set epsilon, and the learning rate, to what their schedules say."""

@@ -17,6 +17,7 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.options import require_counts, require_discrete, require_fractions, require_max_grad_norm
+from rlpolicy.utils.conversion import stays_on_device
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.inputs import output_and_state, see_through
 from rlpolicy.utils.optim import hard_update, lagged_copy, polyak_update
@@ -199,8 +200,9 @@ def greedy(q: Tensor, mask: Any) -> Tensor:
 
 
 def as_action(act: Tensor) -> Any:
-    """Chosen actions as collectors take them, an array; for ``torch.export``, which knows no arrays, as they are."""
-    return act if torch.compiler.is_compiling() else to_numpy(act)
+    """Chosen actions as collectors take them, an array; as they are for ``torch.export``, which knows no arrays, and
+    for a collector whose environments are on a device."""
+    return act if torch.compiler.is_compiling() or stays_on_device() else to_numpy(act)
 
 
 def of_action(values: Tensor, act: Any) -> Tensor:

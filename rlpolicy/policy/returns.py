@@ -1,7 +1,11 @@
 """Targets from rewards: n-step returns and generalised advantage estimation, on plain arrays."""
 
+from typing import Any
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from rlpolicy.data.buffer.base import ReplayBuffer
 
@@ -9,9 +13,7 @@ FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
 
 
-def follow_steps(
-    buffer: ReplayBuffer, indices: NDArray[np.int64], gamma: float, n_step: int
-) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+def follow_steps(buffer: ReplayBuffer, indices: Any, gamma: float, n_step: int) -> tuple[Any, Any, Any]:
     """The parts of n-step targets y = R + f V that rewards alone give, and whose next observation V belongs to.
 
     Steps are followed with ``buffer.next`` and stop at the end of the episode or at the newest row; the exponent of
@@ -19,8 +21,10 @@ def follow_steps(
 
     :param indices: (B,) rows of the buffer.
     :return: R, the discounted reward; f, gamma to the number of steps, and 0 behind termination; the rows of the last
-        steps; each (B,).
+        steps; each (B,), arrays in float64, or tensors for a buffer on a device.
     """
+    if buffer.device is not None:
+        return _follow_on_device(buffer, indices, gamma, n_step)
     if n_step == 1:  # most often: there is nothing to follow
         rows = np.asarray(indices)
         goes_on = ~np.asarray(buffer.terminated[rows], np.bool_)
@@ -29,6 +33,23 @@ def follow_steps(
     rew_sum, factor = nstep_return(buffer.rew[rows], going, gamma)
     factor *= ~np.asarray(buffer.terminated[rows[-1]], np.bool_)
     return rew_sum, factor, rows[-1]
+
+
+def _follow_on_device(
+    buffer: ReplayBuffer, indices: Tensor, gamma: float, n_step: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """:func:`follow_steps` on the device of the buffer, in the dtype of its rewards."""
+    row, rew = torch.as_tensor(indices, device=buffer.device), buffer.rew
+    rew_sum = rew[row]
+    factor = torch.full_like(rew_sum, gamma)
+    going = torch.ones_like(row, dtype=torch.bool)
+    for _ in range(1, n_step):
+        following: Any = buffer.next(row)  # type: ignore[arg-type]  # a tensor for a tensor
+        going = going & (following != row)
+        rew_sum = rew_sum + torch.where(going, factor * rew[following], 0.0)
+        factor = torch.where(going, factor * gamma, factor)
+        row = following
+    return rew_sum, torch.where(buffer.terminated[row], 0.0, factor), row
 
 
 def steps_ahead(buffer: ReplayBuffer, indices: NDArray[np.int64], n_step: int) -> tuple[NDArray[np.int64], BoolArray]:

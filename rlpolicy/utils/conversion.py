@@ -2,12 +2,32 @@
 
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from numbers import Number
 from typing import Any
 
 import numpy as np
 import torch
+
+
+_STAYS = ContextVar("stays_on_device", default=False)
+
+
+@contextmanager
+def staying_on_device() -> Iterator[None]:
+    """Policies that are called in this block return actions as tensors, also those that otherwise return arrays."""
+    before = _STAYS.set(True)
+    try:
+        yield
+    finally:
+        _STAYS.reset(before)
+
+
+def stays_on_device() -> bool:
+    """Whether :func:`staying_on_device` is at work."""
+    return _STAYS.get()
 
 
 def to_optional_float(x: torch.Tensor | float | None) -> float | None:

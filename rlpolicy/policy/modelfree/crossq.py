@@ -178,7 +178,7 @@ class CrossQPolicy(Tempered, NoisyActions, BasePolicy[CrossQTrainingStats]):
         :return: the batch with ``returns``, (R, f), (B, 2) float64 tensor; ``obs_next``, that after the last step.
         """
         rew_sum, factor, last = follow_steps(buffer, indices, self.gamma, self.estimation_step)
-        batch.returns = torch.from_numpy(np.stack([rew_sum, factor], axis=1))
+        batch.returns = torch.stack([torch.as_tensor(rew_sum), torch.as_tensor(factor)], dim=1)
         batch.obs_next = buffer.get(last, "obs_next")
         return batch
 

@@ -13,6 +13,7 @@ from torch_envs import TorchPendulum, TorchVectorEnv
 
 from rlpolicy import seed_everything
 from rlpolicy.data import Collector, VectorReplayBuffer
+from rlpolicy.exploration import GaussianNoise
 from rlpolicy.policy import DDPGPolicy, SACPolicy
 from rlpolicy.policy.temperature import auto_alpha
 from rlpolicy.trainer import offpolicy_trainer
@@ -33,7 +34,7 @@ class Args:
     """of everything random"""
     envs: int = 4096
     """number of environments"""
-    epochs: int = 10
+    epochs: int = 20
     """tests of 100 episodes; training stops at one of -180"""
     steps_per_epoch: int = 20
     """steps of each environment per epoch"""
@@ -55,12 +56,15 @@ def make_policy(algo: str, env: TorchVectorEnv) -> Any:
     critic = learner("critic", Critic(Net(obs, act, hidden_sizes=[64, 64], concat=True, device=device), device=device))
     if algo == "ddpg":
         actor: nn.Module = Actor(features, act, device=device)
-        return DDPGPolicy(**learner("actor", actor), **critic, action_space=env.single_action_space)
+        noise = GaussianNoise(sigma=0.3)
+        return DDPGPolicy(
+            **learner("actor", actor), **critic, action_space=env.single_action_space, exploration_noise=noise, tau=0.02
+        )
     if algo != "sac":
         raise SystemExit(f"--algo must be ddpg or sac, got {algo}")
     actor = ActorProb(features, act, unbounded=True, conditioned_sigma=True, device=device)
     alpha = auto_alpha(env.single_action_space, lr=1e-3, device=device)
-    return SACPolicy(**learner("actor", actor), **critic, alpha=alpha, action_space=env.single_action_space)
+    return SACPolicy(**learner("actor", actor), **critic, alpha=alpha, action_space=env.single_action_space, tau=0.02)
 
 
 def main(args: Args) -> Any:

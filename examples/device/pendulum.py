@@ -82,7 +82,9 @@ def main(args: Args) -> Any:
         seed=args.seed, stop_fn=lambda mean_reward: mean_reward >= -180,
     )  # fmt: skip
     seconds = time.perf_counter() - start
-    print(f"{info.train_step / seconds:,.0f} environment steps and {info.gradient_step / seconds:,.0f} updates a second")
+    print(
+        f"{info.train_step / seconds:,.0f} environment steps and {info.gradient_step / seconds:,.0f} updates a second"
+    )
     return info
 
 

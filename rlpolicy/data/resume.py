@@ -82,7 +82,8 @@ def load_collector_state(collector: Collector, state: dict[str, Any]) -> None:
         setattr(collector, name, int(value))
     collector.collect_time = float(state["collect_time"])
     if isinstance(collector, TensorCollector):
-        return _load_tensor_state(collector, state)
+        _load_tensor_state(collector, state)
+        return
     if collector._shaped is not None:
         collector._shaped.load_state_dict(state["shaped"])
     for space, generators in zip(collector.env.action_space, state["spaces"], strict=True):

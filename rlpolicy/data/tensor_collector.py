@@ -225,9 +225,7 @@ class _Record:
         self._looked_at = 0
         self._rows: list[Tensor] = []
 
-    def note(
-        self, kept: Tensor | None, ended: Tensor, ep_rew: Tensor, ep_len: Tensor, finite: Tensor | None
-    ) -> None:
+    def note(self, kept: Tensor | None, ended: Tensor, ep_rew: Tensor, ep_len: Tensor, finite: Tensor | None) -> None:
         """Keep one step, all (N,), ``ep_rew`` also (N, agents)."""
         everywhere = torch.ones_like(ended)
         flags = (everywhere if kept is None else kept, ended, everywhere if finite is None else finite, ep_len)

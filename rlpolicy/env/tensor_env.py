@@ -11,7 +11,7 @@ from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
 from rlpolicy.env.gymnasium_vector import autoreset_mode
-from rlpolicy.env.utils import Ids, Seeds, spread_seeds
+from rlpolicy.env.utils import Seeds, spread_seeds
 from rlpolicy.utils.errors import InvalidArgument
 
 FINAL_OBS = ("final_obs", "final_observation")

@@ -68,7 +68,7 @@ class Scheduled:
         }
         values.pop("_schedule", None)
         rng = None if self._rng is None else generator_state(self._rng)
-        state = {"values": values, "rng": rng, "is_scheduled": self._schedule is not None}
+        state: dict[str, Any] = {"values": values, "rng": rng, "is_scheduled": self._schedule is not None}
         if self._device_rng is not None:
             state["device_rng"] = [str(self._device_rng.device), self._device_rng.get_state().numpy()]
         return state

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import torch
 
-
 _STAYS = ContextVar("stays_on_device", default=False)
 
 

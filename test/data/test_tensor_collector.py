@@ -207,7 +207,7 @@ def test_truncated_bootstraps_and_terminated_does_not() -> None:
         assert asked[0][k].tolist() == [row["env"], row["episode"], last]  # never of the next episode
 
 
-# -- nothing leaves the device ------------------------------------------------------------------------------------------
+# -- nothing leaves the device -----------------------------------------------------------------------------------------
 
 LEAVING = {"cpu", "numpy", "item", "tolist", "__array__", "__bool__", "__int__", "__float__", "__index__", "nonzero"}
 
@@ -228,7 +228,9 @@ class Guard(TorchFunctionMode):
         tensor = args[0] if args and isinstance(args[0], Tensor) else None
         leaves = name in LEAVING
         if name == "to" and tensor is not None:  # to the host, or anywhere else
-            device = next((x for x in (*args[1:], (kwargs or {}).get("device")) if isinstance(x, torch.device | str)), None)
+            device = next(
+                (x for x in (*args[1:], (kwargs or {}).get("device")) if isinstance(x, torch.device | str)), None
+            )
             leaves = device is not None and torch.empty(0, device=device).device != tensor.device
         if name == "__getitem__" and isinstance(args[1], Tensor) and args[1].dtype is torch.bool:
             leaves = True  # the number of rows is needed on the host
@@ -330,7 +332,8 @@ def test_a_step_on_a_gpu_waits_for_nothing(mode: AutoresetMode) -> None:
 
 def test_the_guard_sees_what_leaves() -> None:
     obs = torch.zeros(4, 3)
-    for leave in (Tensor.numpy, Tensor.cpu, Tensor.__array__, Tensor.tolist, lambda x: x[0, 0].item(), lambda x: x.to("meta")):
+    ways = Tensor.numpy, Tensor.cpu, Tensor.__array__, Tensor.tolist, lambda x: x[0, 0].item(), lambda x: x.to("meta")
+    for leave in ways:
         with pytest.raises(AssertionError, match="of a tensor"), Guard(lambda tensor: True):
             leave(obs)
     with pytest.raises(AssertionError), Guard(lambda tensor: True):
@@ -340,7 +343,7 @@ def test_the_guard_sees_what_leaves() -> None:
             pass
 
 
-# -- the rest of the interface ------------------------------------------------------------------------------------------
+# -- the rest of the interface -----------------------------------------------------------------------------------------
 
 
 def run(seed: int, make: Any = make_sac) -> list[float]:
@@ -546,5 +549,5 @@ def test_what_is_refused() -> None:
             return *super().step(actions)[:4], {"final_obs": self.state}
 
     env = Liar(4, autoreset_mode=AutoresetMode.NEXT_STEP)
-    with pytest.raises(ValueError, match="set env.metadata"):
+    with pytest.raises(ValueError, match=r"set env\.metadata"):
         Collector(policy, env, buffer).collect(n_step=4)

@@ -224,7 +224,9 @@ class ReplayBuffer:
         :raises ValueError: the buffer lies in host memory.
         """
         if self.device is None:
-            raise InvalidArgument(f"this {type(self).__name__} lies in host memory: use add, or make it with device=...")
+            raise InvalidArgument(
+                f"this {type(self).__name__} lies in host memory: use add, or make it with device=..."
+            )
         values = (batch if type(batch) is Batch else Batch(batch)).__dict__
         return on_device.store(self._rings, self._storage, values, ids, kept)
 
@@ -541,7 +543,7 @@ class ReplayBuffer:
         if isinstance(index, slice):
             return self._all_indices() if index == slice(None) else np.arange(len(self))[index]
         if isinstance(index, torch.Tensor) and self.device is not None:
-            return index  # type: ignore[return-value]  # of a buffer on a device
+            return index
         rows = np.asarray(index)
         return np.flatnonzero(rows) if rows.dtype == bool else rows
 

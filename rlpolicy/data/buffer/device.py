@@ -15,8 +15,9 @@ import torch
 from torch import Tensor
 
 from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.packed import Path
 from rlpolicy.data.buffer.rings import BoolArray, IntArray, Rings
-from rlpolicy.data.buffer.storage import BOOL_KEYS, FLOAT_KEYS, Path, Rows, Storage, as_storable
+from rlpolicy.data.buffer.storage import BOOL_KEYS, FLOAT_KEYS, Rows, Storage, as_storable
 from rlpolicy.utils.errors import InvalidArgument
 
 REQUIRED = ("obs", "act", "rew", "terminated", "truncated")
@@ -225,7 +226,7 @@ class DeviceRings(Rings):
     # -- between host and device --------------------------------------------------------------------------------------
 
     @property
-    def written(self) -> IntArray:  # type: ignore[override]
+    def written(self) -> IntArray:
         """See :class:`Rings`; waits for the device if the host does not know."""
         if not self._knows_written:
             self._ask()
@@ -236,7 +237,7 @@ class DeviceRings(Rings):
         self._written = value
 
     @property
-    def begun(self) -> IntArray:  # type: ignore[override]
+    def begun(self) -> IntArray:
         """See :class:`Rings`; waits for the device if the host does not know."""
         if not self._knows_episodes:
             self._ask()
@@ -247,7 +248,7 @@ class DeviceRings(Rings):
         self._begun = value
 
     @property
-    def ep_rew(self) -> np.ndarray:  # type: ignore[override]
+    def ep_rew(self) -> np.ndarray:
         """See :class:`Rings`; waits for the device if the host does not know."""
         if not self._knows_episodes:
             self._ask()
@@ -461,4 +462,4 @@ def store(
     rows = rings.next_slots(at)
     storage.write(rows, values, kept)
     added: Added = (rows, *rings.advance(at, rew, done, kept))
-    return added if isinstance(given["rew"], Tensor) else tuple(map(as_storable, added))  # type: ignore[return-value]
+    return added if isinstance(given["rew"], Tensor) else tuple(map(as_storable, added))

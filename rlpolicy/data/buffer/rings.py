@@ -171,9 +171,9 @@ class Rings:
 
     def as_index(self, index: Any) -> IntArray:
         """Rows as callers write them (a number, a list, an array; negative ones from the end) as an array."""
-        index = np.asarray(index, np.int64)
+        rows: IntArray = np.asarray(index, np.int64)
         # argmin is five times as quick as min
-        return index % self.total if index.size and index.item(index.argmin()) < 0 else index
+        return rows % self.total if rows.size and rows.item(rows.argmin()) < 0 else rows
 
     def locate(self, index: np.ndarray) -> IntArray | int:
         """The segment of each storage index; 0 when there is only one."""

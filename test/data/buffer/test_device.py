@@ -77,9 +77,7 @@ def assert_alike(host: ReplayBuffer, device: ReplayBuffer, n_step: int) -> None:
     np.testing.assert_array_equal(at, there.numpy())
     assert_same(ours, theirs)
     assert_same(host.get(at, "obs_next"), device.get(there, "obs_next"))
-    for theirs, ours in zip(
-        follow_steps(device, there, 0.9, n_step), follow_steps(host, at, 0.9, n_step), strict=True
-    ):
+    for theirs, ours in zip(follow_steps(device, there, 0.9, n_step), follow_steps(host, at, 0.9, n_step), strict=True):
         np.testing.assert_allclose(theirs.numpy(), ours, rtol=1e-14)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.cached import CachedReplayBuffer
+from rlpolicy.data.buffer.rings import Rings
 
 Kept = list[tuple[Batch | None, np.ndarray]]
 """Transitions of one step and their environments, in order of time; None: their running episodes were cut."""
@@ -25,6 +26,9 @@ class Staging:
 
     def __init__(self, buffer: ReplayBuffer) -> None:
         self._rings = copy.deepcopy(buffer._rings)
+        if buffer.device is not None:  # what is kept here is on the host
+            self._rings = Rings(buffer._rings.capacity)
+            self._rings.load_state(buffer._rings.state())
         self._first = 1 if isinstance(buffer, CachedReplayBuffer) else 0  # segment 0 of those is no environment's
         self._kept: Kept = []
         self.is_closed = False

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.returns import nstep_return
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.recurrent import map_leaves
@@ -113,7 +114,7 @@ class LearnsFromSequences:
         :param value_after: V of the observations after the steps, (N,).
         """
         burn_in = self.burn_in
-        rew, mask, terminated = (np.asarray(batch[key])[:, burn_in:] for key in ("rew", "mask", "terminated"))
+        rew, mask, terminated = (to_numpy(batch[key])[:, burn_in:] for key in ("rew", "mask", "terminated"))
         rew_sum, factor, last = nstep_in_sequence(rew, mask, terminated, gamma, n_step)
         value = value_after.view(rew.shape)
         total, discount = (torch.as_tensor(x, dtype=value.dtype, device=value.device) for x in (rew_sum, factor))

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import CollectStats, InfoStats, TrainingStats
+from rlpolicy.data.tensor_collector import TensorCollector
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.trainer.ahead import AsyncCollection, CollectsAhead
 from rlpolicy.trainer.base import BaseTrainer
@@ -53,6 +54,11 @@ class OffpolicyTrainer(BaseTrainer):
             raise ValueError(
                 "async_collection needs step_per_collect: how many steps an episode will have is not known when it is "
                 "asked for"
+            )
+        if self.async_collection and isinstance(self.train_collector, TensorCollector):
+            raise ValueError(
+                "async_collection is for environments on the host: those on a device are stepped there while the host "
+                "goes on already"
             )
 
     def _clear(self) -> None:

@@ -459,7 +459,8 @@ class ReplayBuffer:
     def sample_sequences(self, batch_size: int | None, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
         """Sequences of successive steps, each from one episode, and their rows, (B, T) with T = burn_in + length.
 
-        Leaves have shape (B, T, ...). Beside the stored columns (``policy`` excepted) there are
+        Leaves have shape (B, T, ...). For a buffer on a device its flags ``done``, no more, come to the host. Beside the
+        stored columns (``policy`` excepted) there are
 
         - ``mask``, (B, T) bool: which steps are real. Trained steps stand in columns burn_in and after, until the
           episode ends or its newest row is reached; the rest repeats the last of them. The ``burn_in`` columns before
@@ -482,22 +483,22 @@ class ReplayBuffer:
         if batch_size:
             first = self._sequence_starts(batch_size, length, burn_in)
         else:
-            first = sequences.every_start(self._rings, self.done, length)
+            first = sequences.every_start(self._rings, as_storable(self.done), length)
         return self.sequences_at(first, length, burn_in)
 
     def sequences_at(self, first: np.ndarray, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
         """The sequences whose first trained rows are ``first``, (B,), in the form of :meth:`sample_sequences`."""
-        rows, mask = sequences.windows(self._rings, self.done, first, length, burn_in)
+        rows, mask = sequences.windows(self._rings, as_storable(self.done), first, length, burn_in)
         batch = self._read(rows, skip=("policy",))
-        batch.__dict__["mask"] = mask
+        batch.__dict__["mask"] = self._storage.index(mask)
         batch.__dict__["state"] = self._state_before(np.where(mask[:, 0], rows[:, 0], first))
-        return batch, rows
+        return batch, self._storage.index(rows)
 
     def _sequence_starts(self, batch_size: int, length: int, burn_in: int) -> np.ndarray:
         """First trained rows of ``batch_size`` sequences."""
         rows = self._rings.random(self.rng, batch_size, len(self))
         back = self.rng.integers(0, length, batch_size)
-        return sequences.starts_before(self._rings, self.done, rows, back, burn_in)
+        return sequences.starts_before(self._rings, as_storable(self.done), rows, back, burn_in)
 
     def _state_before(self, rows: np.ndarray) -> Any:
         """The recurrent state that each row, (B,), was reached with."""
@@ -505,7 +506,7 @@ class ReplayBuffer:
         hidden = stored.get("hidden_state", Batch()) if isinstance(stored, Batch) else Batch()
         if isinstance(hidden, Batch) and not hidden.__dict__:
             return hidden
-        before, known = sequences.previous(self._rings, self.done, rows)
+        before, known = sequences.previous(self._rings, as_storable(self.done), rows)
         state = self._storage.as_given(hidden[before], ("policy", "hidden_state"))
         return zero_rows(state, np.flatnonzero(~known))
 

@@ -418,7 +418,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
     @staticmethod
     def value_mask(buffer: ReplayBuffer, indices: NDArray[np.int64]) -> NDArray[np.bool_]:
         """(B,) whether a value may follow each row: not after termination, but after truncation."""
-        return ~np.asarray(buffer.terminated[indices], np.bool_)
+        return ~np.asarray(to_numpy(buffer.terminated[indices]), np.bool_)
 
     @staticmethod
     def compute_episodic_return(

@@ -55,7 +55,7 @@ def _named_bad(tensors: dict[str, Any]) -> list[str]:
 def bad_values(batch: Any, indices: Any, buffer: ReplayBuffer | None) -> list[str]:
     """Keys of a minibatch whose numbers are not finite, with the first place and the environment it is from."""
     found: list[str] = []
-    _look_into(batch, "", np.asarray(indices), buffer, found)
+    _look_into(batch, "", np.asarray(to_numpy(indices)), buffer, found)
     return found
 
 
@@ -127,7 +127,7 @@ def write_post_mortem(
         "weights": dict(trainer.policy.state_dict()),
     }
     if minibatch is not None:
-        tree["batch"], tree["indices"] = minibatch[0], np.asarray(minibatch[1])
+        tree["batch"], tree["indices"] = minibatch[0], np.asarray(to_numpy(minibatch[1]))
     try:
         target = _free(run_folder(trainer).absolute() / f"non-finite-step-{step}")
         try:

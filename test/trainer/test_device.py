@@ -116,7 +116,7 @@ def test_callbacks_read_a_buffer_on_a_device(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # of so short a run the monitor may say anything
         info = trainer(callbacks=callbacks, logger=logger, nan_policy="skip").run()
     assert {"env_step", "buffer"} <= info.timing.phases.keys()
-    assert {"rollout/rewards/mean", "rollout/observations/mean"} <= {key for row in logger.rows() for key in row}
+    assert {"rollout/reward/mean", "rollout/observation/mean", "rollout/episodes", "health/q"} <= {key for row in logger.rows() for key in row}
 
 
 def test_observations_are_standardised_on_the_device() -> None:

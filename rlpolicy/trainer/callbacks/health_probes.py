@@ -180,7 +180,7 @@ def value_figures(policy: BasePolicy[Any], buffer: ReplayBuffer, rows: Rows) -> 
         asked, ``q``, ``observed`` and ``overestimation``. Those that cannot be told are missing.
     """
     gamma = float(getattr(policy, "gamma", 0.99))
-    rew_sum, factor, last = follow_steps(buffer, rows, gamma, HORIZON)
+    rew_sum, factor, last = map(to_numpy, follow_steps(buffer, rows, gamma, HORIZON))
     if rew_sum.ndim != 1:
         return {}
     figures = {"return_size": float(np.sqrt(np.mean(np.square(rew_sum))))}
@@ -190,7 +190,7 @@ def value_figures(policy: BasePolicy[Any], buffer: ReplayBuffer, rows: Rows) -> 
     now, end = np.split(q.double().cpu().numpy(), 2)
     goes_on = factor > 0.0
     weight = np.where(goes_on, factor / gamma if gamma > 0.0 else 0.0, 0.0)  # the last step itself is part of Q
-    rewards = rew_sum - weight * np.asarray(buffer.rew, np.float64)[last]
+    rewards = rew_sum - weight * np.asarray(to_numpy(buffer.rew[last]), np.float64)
     observed = rewards + weight * end
     figures |= {"q": float(now.mean()), "observed": float(observed.mean())}
     told = 1.0 - weight

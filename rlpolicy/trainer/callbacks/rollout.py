@@ -107,7 +107,8 @@ class LogRollout(Callback):
             column = buffer.get(rows, name, stack_num=1)
             if inner and not isinstance(column, Batch):
                 raise KeyError(f"{name!r} has no entries")
-            return entry_of(column, inner) if inner else column
+            column = entry_of(column, inner) if inner else column
+            return column if buffer.device is None else to_numpy(column)
         except KeyError as error:
             raise InvalidArgument(f"LogRollout finds no {key!r} in the buffer: {error}") from error
 

@@ -20,6 +20,7 @@ RUNS = {
     "--start-timesteps 200 --buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
     "atari/dqn_atari.py": "--algo iqn --epochs 1 --steps-per-epoch 40 --learning-starts 20 --buffer-size 100 "
     "--train-envs 1 --max-frames 40",
+    "device/pendulum.py": "--algo ddpg --envs 32 --epochs 1 --steps-per-epoch 14 --test-envs 4 --batch-size 16",
     "her_reach.py": "--epochs 1 --steps-per-epoch 300",
     "discrete_sac_cartpole.py": "--steps 300 --steps-per-test 300",
     "branching_dqn.py": "--epochs 1 --steps-per-epoch 300",

@@ -210,6 +210,7 @@ def test_truncated_bootstraps_and_terminated_does_not() -> None:
 
 # -- nothing leaves the device -----------------------------------------------------------------------------------------
 
+
 def observations(shape: tuple[int, ...]) -> Callable[[Tensor], bool]:
     """Tensors that are, or hold, observations."""
     return lambda tensor: tensor.dim() >= 2 and tuple(tensor.shape[-len(shape) :]) == shape

@@ -28,6 +28,9 @@ from rlpolicy.utils.net.continuous import Actor, Critic
 from rlpolicy.utils.net.scaler import RunningStandardScaler
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "device"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
+from guard import Guard
+from pendulum import Args, main
 from torch_envs import TorchPendulum
 
 N = 6
@@ -116,7 +119,9 @@ def test_callbacks_read_a_buffer_on_a_device(tmp_path: Path) -> None:
         warnings.simplefilter("ignore")  # of so short a run the monitor may say anything
         info = trainer(callbacks=callbacks, logger=logger, nan_policy="skip").run()
     assert {"env_step", "buffer"} <= info.timing.phases.keys()
-    assert {"rollout/reward/mean", "rollout/observation/mean", "rollout/episodes", "health/q"} <= {key for row in logger.rows() for key in row}
+    assert {"rollout/reward/mean", "rollout/observation/mean", "rollout/episodes", "health/q"} <= {
+        key for row in logger.rows() for key in row
+    }
 
 
 def test_observations_are_standardised_on_the_device() -> None:
@@ -166,3 +171,11 @@ def test_environments_on_the_host_and_the_rest_on_a_device(ahead: Any) -> None:
         assert made.train_collector is not None
         runs.append((weights(made), info.train_episode, made.train_collector.buffer[:].obs.sum().item()))
     assert runs[0] == runs[1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("algo", ["ddpg", "sac"])
+def test_thousands_of_pendulums_learn_and_no_observation_leaves(algo: str, capsys: Any) -> None:
+    with Guard(lambda tensor: tensor.dim() >= 2 and tensor.shape[-1] == 3):
+        info = main(Args(algo=algo, seed=1))
+    assert info.best_reward >= -200

@@ -66,7 +66,8 @@ class Scheduled:
             for name, value in vars(self).items()
             if value is None or isinstance(value, bool | int | float | str | np.ndarray | np.generic)
         }
-        values.pop("_schedule", None)
+        for name in ("_schedule", "_device_rng"):
+            values.pop(name, None)
         rng = None if self._rng is None else generator_state(self._rng)
         state: dict[str, Any] = {"values": values, "rng": rng, "is_scheduled": self._schedule is not None}
         if self._device_rng is not None:

@@ -20,7 +20,8 @@ from rlpolicy.data.collector import Collector
 from rlpolicy.data.tensor_collector import TensorCollector
 from rlpolicy.env.tensor_env import gives_tensors
 
-sys.path[:0] = [str(Path(__file__).parents[2] / "examples" / "device"), str(Path(__file__).parents[1] / "data")]
+sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "device"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from guard import Guard
 from torch_envs import TorchPendulum
 

@@ -16,7 +16,8 @@ from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.utils.conversion import staying_on_device
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1] / "data")]
+sys.path.insert(0, str(Path(__file__).parent))
+sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
 from guard import Guard
 from zoo import DISCRETE, OBS, SPACES, TEAMS, ZOO, make, transitions
 

@@ -459,8 +459,8 @@ class ReplayBuffer:
     def sample_sequences(self, batch_size: int | None, length: int, burn_in: int = 0) -> tuple[Batch, np.ndarray]:
         """Sequences of successive steps, each from one episode, and their rows, (B, T) with T = burn_in + length.
 
-        Leaves have shape (B, T, ...). For a buffer on a device its flags ``done``, no more, come to the host. Beside the
-        stored columns (``policy`` excepted) there are
+        Leaves have shape (B, T, ...). For a buffer on a device its flags ``done``, no more, come to the host. Beside
+        the stored columns (``policy`` excepted) there are
 
         - ``mask``, (B, T) bool: which steps are real. Trained steps stand in columns burn_in and after, until the
           episode ends or its newest row is reached; the rest repeats the last of them. The ``burn_in`` columns before

@@ -17,6 +17,7 @@ from rlpolicy.data.buffer.vecbuf import (
 )
 from rlpolicy.data.collector import AsyncCollector, Collector, CollectStats, CollectStatsBase
 from rlpolicy.data.stats import EpochStats, InfoStats, SequenceSummaryStats, TimingStats
+from rlpolicy.data.tensor_collector import TensorCollector
 from rlpolicy.data.utils.converter import to_numpy, to_torch, to_torch_as
 from rlpolicy.data.utils.segtree import SegmentTree
 
@@ -39,6 +40,7 @@ __all__ = [
     "ReplayBufferManager",
     "SegmentTree",
     "SequenceSummaryStats",
+    "TensorCollector",
     "TimingStats",
     "VectorReplayBuffer",
     "to_numpy",

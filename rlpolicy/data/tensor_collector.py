@@ -10,7 +10,7 @@ from torch import Tensor
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
-from rlpolicy.data.buffer.device import device_of, to_device
+from rlpolicy.data.buffer.device import to_device
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.collector import Collector, Ready
 from rlpolicy.data.stats import CollectStats
@@ -61,7 +61,7 @@ class TensorCollector(Collector):
         self.tensor_env = TensorVectorEnv(env)
         if buffer is None:
             n = len(self.tensor_env)
-            buffer = VectorReplayBuffer(n, n, device=tensor_device(env) or _device_of(policy))
+            buffer = VectorReplayBuffer(n, n, device=tensor_device(env) or _device_of(policy) or "cpu")
         super().__init__(policy, self.tensor_env, buffer, None, exploration_noise, check_finite=check_finite)
 
     @property
@@ -88,7 +88,7 @@ class TensorCollector(Collector):
                 f'VectorReplayBuffer(total_size, {self.env_num}, device="{device}")'
             )
         acts_on = _device_of(self.policy)
-        if acts_on != device:
+        if acts_on not in (None, device):
             raise InvalidArgument(f"the environments are on {device}, the policy is on {acts_on}: move one of them")
 
     def _started(self) -> Ready:
@@ -199,7 +199,7 @@ class TensorCollector(Collector):
     def _are_finite(obs: Any, *values: Tensor) -> Tensor:
         """(N,) whether all numbers of an environment are finite."""
         columns = [*_tensors(obs), *values]
-        flags = [torch.isfinite(c).view(len(c), -1).all(1) for c in columns if c.is_floating_point()]
+        flags = [torch.isfinite(c).reshape(len(c), -1).all(1) for c in columns if c.is_floating_point()]
         return torch.stack(flags).all(0)
 
     def raise_not_finite(self, env: int, step: int) -> None:
@@ -252,11 +252,11 @@ class _Record:
             self.returns.append(returns if self._is_vector else returns[:, 0])
 
 
-def _device_of(policy: Any) -> torch.device:
-    """Where a policy's parameters are."""
+def _device_of(policy: Any) -> torch.device | None:
+    """Where a policy's parameters are; None without any."""
     parameters = getattr(policy, "parameters", None)
     first = None if parameters is None else next(iter(parameters()), None)
-    return device_of("cpu") if first is None else first.device
+    return None if first is None else first.device
 
 
 def _as_batch(obs: Any) -> Any:

@@ -234,8 +234,10 @@ def make_sac(env: Any, **options: Any) -> SACPolicy:
     return SACPolicy(actor=actor, actor_optim=Adam(actor.parameters()), alpha="auto", **nets(env), **options)
 
 
-@pytest.mark.parametrize("mode", AutoresetMode)
-@pytest.mark.parametrize("make", [make_ddpg, make_sac])
+@pytest.mark.parametrize(
+    ("make", "mode"),
+    [(make_ddpg, AutoresetMode.SAME_STEP), (make_sac, AutoresetMode.SAME_STEP), (make_ddpg, AutoresetMode.NEXT_STEP)],
+)
 def test_4096_environments_end_to_end_and_no_observation_leaves(make: Any, mode: AutoresetMode) -> None:
     n = 4096
     env, test_env = TorchPendulum(n, max_episode_steps=6, autoreset_mode=mode), TorchPendulum(8, max_episode_steps=6)
@@ -451,7 +453,7 @@ def test_dict_observations_and_rewards_of_several_agents() -> None:
 
     env = Robot(3, max_episode_steps=4)
     train = Collector(RandomPolicy(action_space=env.single_action_space), env, VectorReplayBuffer(30, 3, device="cpu"))
-    stats = train.collect(n_step=24, random=True)
+    stats = train.collect(n_step=24)
     assert stats.returns.shape == (6, 2)
     np.testing.assert_allclose(stats.returns[:, 0], -stats.returns[:, 1])
     assert train.buffer.obs.arm.shape == (30, 2)

@@ -18,17 +18,17 @@ N = 4096
 
 @pytest.mark.parametrize(("name", "make"), [("Pendulum-v1", TorchPendulum), ("CartPole-v1", TorchCartPole)])
 def test_dynamics_are_those_of_gymnasium(name: str, make: Any) -> None:
-    """64 of 4,096 environments, stepped for 40 steps beside as many of Gymnasium's from the same states."""
+    """32 of 4,096 environments, stepped for 40 steps beside as many of Gymnasium's from the same states."""
     env: TorchVectorEnv = make(N)
     obs, _ = env.reset(seed=3)
     env.state = env.state.double()
-    singles = [gym.make(name).unwrapped for _ in range(64)]
+    singles = [gym.make(name).unwrapped for _ in range(32)]
     for i, single in enumerate(singles):
         single.reset()
         single.state = env.state[i].numpy().copy()
     rng = np.random.default_rng(0)
     assert env.observation_space.contains(obs.numpy())
-    running = np.ones(64, bool)
+    running = np.ones(32, bool)
     ended = 0
     for _ in range(40):
         if name == "Pendulum-v1":
@@ -43,10 +43,10 @@ def test_dynamics_are_those_of_gymnasium(name: str, make: Any) -> None:
             np.testing.assert_allclose(infos["final_obs"][i], theirs, rtol=1e-5, atol=1e-5)
             np.testing.assert_allclose(rew[i], their_rew, rtol=1e-5, atol=1e-6)
             assert bool(terminated[i]) == their_end
-        ended += int((running & terminated[:64].numpy()).sum())
-        running &= ~terminated[:64].numpy()
+        ended += int((running & terminated[:32].numpy()).sum())
+        running &= ~terminated[:32].numpy()
         assert not truncated.any()
-    assert (ended > 20) == (name == "CartPole-v1")  # poles of random pushes fall
+    assert (ended > 8) == (name == "CartPole-v1")  # poles of random pushes fall
 
 
 @pytest.mark.parametrize("make", [TorchPendulum, TorchCartPole])

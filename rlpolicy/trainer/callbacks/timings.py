@@ -46,7 +46,7 @@ class LogTimings(Callback):
         if collector is not None:
             buffer = collector.buffer
             self._wrap(collector.env, "step", "env_step")
-            self._wrap(buffer, "add", "buffer")
+            self._wrap(buffer, "add" if buffer.device is None else "add_step", "buffer")
         self._wrap(buffer, "sample", "sample")
         self._wrap(trainer.logger, "write", "log")
         self._wrap(trainer, "test_step", "test")

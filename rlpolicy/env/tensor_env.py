@@ -21,7 +21,7 @@ def gives_tensors(env: Any) -> bool:
     """Whether an environment is known to give tensors: it has several environments and, maybe in its wrappers, a
     ``device`` (Isaac Lab, ManiSkill), or gymnasium's conversion to torch (``JaxToTorch``) around it.
     """
-    if not isinstance(env, VectorEnv) and not (isinstance(env, gym.Env) and hasattr(env, "num_envs")):
+    if not isinstance(env, VectorEnv) and not (isinstance(env, gym.Env) and hasattr(env.unwrapped, "num_envs")):
         return False
     # of arrays of the host: nothing is gained by leaving them where they are not
     if any(type(layer).__name__ == "NumpyToTorch" or _name(layer, "_env_xp") == "numpy" for layer in _layers(env)):
@@ -101,7 +101,7 @@ class TensorVectorEnv:
 
     def __init__(self, env: Any) -> None:
         self.env = env
-        self.env_num = int(env.unwrapped.num_envs if not hasattr(env, "num_envs") else env.num_envs)
+        self.env_num = int(_attribute(env, "num_envs"))
         self.single_action_space = _attribute(env, "single_action_space")
         self.action_space = [self.single_action_space] * self.env_num
         """The same space for all: random actions are drawn for all at once."""
@@ -127,7 +127,8 @@ class TensorVectorEnv:
 
         :raises InvalidArgument: they are no tensors.
         """
-        obs, _ = self.env.reset(seed=seed, options=options)
+        given = {"seed": seed, "options": options}  # not all environments take None
+        obs, _ = self.env.reset(**{name: value for name, value in given.items() if value is not None})
         leaf = _first_leaf(obs)
         if not isinstance(leaf, Tensor):
             raise InvalidArgument(

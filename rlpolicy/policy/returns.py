@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.utils.errors import InvalidArgument
 
 FloatArray = NDArray[np.float64]
 BoolArray = NDArray[np.bool_]
@@ -59,6 +60,10 @@ def steps_ahead(buffer: ReplayBuffer, indices: NDArray[np.int64], n_step: int) -
     :return: rows and flags, (n, B); ``rows[0]`` are the indices themselves and count as going. At the end of an episode
         and at the newest row a row repeats.
     """
+    if buffer.device is not None and buffer.device.type != "cpu":
+        raise InvalidArgument(
+            f"this policy follows steps on the host, the buffer is on {buffer.device}: leave out device="
+        )
     rows = [np.asarray(indices)]
     going = np.ones((n_step, len(indices)), np.bool_)
     for k in range(1, n_step):

@@ -497,6 +497,8 @@ def test_which_environments_give_tensors() -> None:
         single_observation_space, single_action_space = spaces.Box(-1, 1, (2,)), spaces.Box(-1, 1, (1,))
 
     assert gives_tensors(IsaacLike())
+    assert gives_tensors(gym.Wrapper(IsaacLike()))
+    assert len(TensorVectorEnv(gym.Wrapper(IsaacLike()))) == 2
     assert TensorVectorEnv(IsaacLike()).mode is AutoresetMode.SAME_STEP
 
 

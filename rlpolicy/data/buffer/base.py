@@ -11,7 +11,7 @@ import torch
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer import device as on_device
 from rlpolicy.data.buffer import files, sequences
-from rlpolicy.data.buffer.final_obs import FinalObs
+from rlpolicy.data.buffer.final_obs import FinalObs, replace_ends
 from rlpolicy.data.buffer.rings import Rings
 from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable, leaves
 from rlpolicy.data.utils.rows import zero_rows
@@ -89,25 +89,18 @@ class ReplayBuffer:
         self._obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
         self.device = None if device is None else on_device.device_of(device)
         if self.device is not None:
-            self._check_device()
+            on_device.require_possible(
+                {
+                    type(self).__name__: self._may_be_on_device,
+                    "stack_num": self.stack_num == 1,
+                    "ignore_obs_next": self._save_obs_next,
+                    "save_only_last_obs": not self._save_only_last_obs,
+                    "sample_avail": not self._sample_avail,
+                }
+            )
         self._rng: np.random.Generator | None = None
         if seed is not None:
             self.seed(seed)
-
-    def _check_device(self) -> None:
-        """Raise for what cannot be on a device."""
-        not_there = {
-            type(self).__name__: not self._may_be_on_device,
-            "stack_num": self.stack_num > 1,
-            "ignore_obs_next": not self._save_obs_next,
-            "save_only_last_obs": self._save_only_last_obs,
-            "sample_avail": self._sample_avail,
-        }
-        if refused := ", ".join(name for name, is_asked_for in not_there.items() if is_asked_for):
-            raise InvalidArgument(
-                f"device={self.device}: {refused} works in host memory only. A device has ReplayBuffer and "
-                "VectorReplayBuffer, whose rows hold obs and obs_next as they come"
-            )
 
     def _lay_out(self, rings: Rings | list[int], storage: Storage | StorageView | None = None) -> None:
         """Give the buffer its pointers and its storage: its own, for so many rows, or a part of another buffer's."""
@@ -594,7 +587,7 @@ class ReplayBuffer:
             return out
         ends = index[known]
         shifted = None if stack_num == 1 else obs[self._frames(ends, stack_num)[..., 1:]]
-        return _replace_ends(out, shifted, final, known)
+        return replace_ends(out, shifted, final, known)
 
     # -- files ------------------------------------------------------------------------------------------------------
 
@@ -720,24 +713,7 @@ class ReplayBuffer:
         if state is None or final is None:
             self._final = None if state is None and len(self) else final
             return
-        rows, tail = state["rows"], state["tail"]
-        if rows.dtype != np.int64 or rows.ndim != 1 or len(set(rows.tolist())) != len(rows):
-            raise ValueError(f"rows that end an episode: {rows}")
-        if tail.shape != final.tail.shape or tail.dtype != np.int64 or not ((tail >= -1) & (tail < self.maxsize)).all():
-            raise ValueError(f"newest rows of the episodes: {tail}")
-        if not len(rows):
-            return
-        if rows.min() < 0:
-            raise IndexError(f"rows that end an episode: {rows}")
-        at_tail = np.isin(rows, tail)
-        obs_next = Batch(x=state["obs_next"]).x
-        if (~at_tail).any():
-            final.put(rows[~at_tail], obs_next[~at_tail])
-        if at_tail.any():
-            segments = np.array([int(np.flatnonzero(tail == row)[0]) for row in rows[at_tail]])
-            final.table.write(segments, {"obs_next": obs_next[at_tail]})
-            final.entry[rows[at_tail]] = segments
-            final.tail[:] = tail
+        final.load(state)
 
 
 def _map(value: Any, fn: Any) -> Any:
@@ -755,23 +731,4 @@ def _unsqueezed(leaf: Any) -> np.ndarray:
         return np.asarray(leaf)[None]
     out = np.empty(1, object)
     out[0] = leaf
-    return out
-
-
-def _replace_ends(out: Any, shifted: Any, final: Any, known: np.ndarray) -> Any:
-    """Rows ``known`` of ``out`` show ``final``; in a stack the frames before it (``shifted``) move one place back."""
-    if isinstance(out, Batch):
-        return Batch.wrap(
-            {
-                key: _replace_ends(inner, None if shifted is None else shifted[key], final[key], known)
-                for key, inner in out.__dict__.items()
-            }
-        )
-    if shifted is None:
-        out[known] = final
-    else:
-        stack = np.empty((len(final), *out.shape[known.ndim :]), out.dtype)
-        stack[:, :-1] = shifted
-        stack[:, -1] = final
-        out[known] = stack
     return out

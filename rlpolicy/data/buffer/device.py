@@ -33,6 +33,18 @@ def device_of(name: str | int | torch.device) -> torch.device:
     return torch.empty(0, device=name).device
 
 
+def require_possible(parts: Mapping[str, bool]) -> None:
+    """Raise for what a device cannot have.
+
+    :param parts: names of classes and options, and whether they are possible.
+    """
+    if refused := ", ".join(name for name, is_possible in parts.items() if not is_possible):
+        raise InvalidArgument(
+            f"{refused} works in host memory only. A device has ReplayBuffer and VectorReplayBuffer, whose rows hold "
+            "obs and obs_next as they come"
+        )
+
+
 def float_of(device: torch.device) -> torch.dtype:
     """The dtype of rewards: float64, as in host memory, wherever there is one."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -87,6 +87,31 @@ class FinalObs:
         known = at >= 0
         return known, self.table.read(at[known])["obs_next"] if known.any() else None
 
+    def load(self, state: dict[str, Any]) -> None:
+        """Note what a file holds: ``rows``, their ``obs_next``, and which of them are newest, ``tail``.
+
+        :raises ValueError: they contradict each other, or these rows.
+        """
+        rows, tail = state["rows"], state["tail"]
+        if rows.dtype != np.int64 or rows.ndim != 1 or len(set(rows.tolist())) != len(rows):
+            raise ValueError(f"rows that end an episode: {rows}")
+        is_within = (tail >= NONE) & (tail < len(self.entry))
+        if tail.shape != self.tail.shape or tail.dtype != np.int64 or not is_within.all():
+            raise ValueError(f"newest rows of the episodes: {tail}")
+        if not len(rows):
+            return
+        if rows.min() < 0:
+            raise IndexError(f"rows that end an episode: {rows}")
+        at_tail = np.isin(rows, tail)
+        obs_next = Batch(x=state["obs_next"]).x
+        if (~at_tail).any():
+            self.put(rows[~at_tail], obs_next[~at_tail])
+        if at_tail.any():
+            segments = np.array([int(np.flatnonzero(tail == row)[0]) for row in rows[at_tail]])
+            self.table.write(segments, {"obs_next": obs_next[at_tail]})
+            self.entry[rows[at_tail]] = segments
+            self.tail[:] = tail
+
     def _allocate(self, count: int) -> np.ndarray:
         while len(self.free) < count and self.used < self.table.size:
             self.free.append(self.used)
@@ -116,3 +141,22 @@ class FinalObs:
 
 def _at(tree: Any, mask: np.ndarray) -> Any:
     return tree if mask.all() else tree[mask]
+
+
+def replace_ends(out: Any, shifted: Any, final: Any, known: np.ndarray) -> Any:
+    """Rows ``known`` of ``out`` show ``final``; in a stack the frames before it (``shifted``) move one place back."""
+    if isinstance(out, Batch):
+        return Batch.wrap(
+            {
+                key: replace_ends(inner, None if shifted is None else shifted[key], final[key], known)
+                for key, inner in out.__dict__.items()
+            }
+        )
+    if shifted is None:
+        out[known] = final
+    else:
+        stack = np.empty((len(final), *out.shape[known.ndim :]), out.dtype)
+        stack[:, :-1] = shifted
+        stack[:, -1] = final
+        out[known] = stack
+    return out

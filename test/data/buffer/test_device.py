@@ -20,7 +20,7 @@ from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.segments import load_buffer, save_buffer
 from rlpolicy.data.buffer.vecbuf import PrioritizedVectorReplayBuffer, VectorReplayBuffer
 from rlpolicy.data.utils.state_tree import read_tree, write_tree
-from rlpolicy.policy.returns import follow_steps
+from rlpolicy.policy.returns import follow_steps, steps_ahead
 from rlpolicy.utils.folder import NewFolder, WholeFolder
 
 KEYS = ("obs.x", "obs.y", "act", "rew", "terminated", "truncated", "done", "obs_next.x", "obs_next.y")
@@ -291,6 +291,8 @@ def test_what_is_refused() -> None:
         device.add(bad(), buffer_ids=[0, 1, 3])
     with pytest.raises(ValueError, match="host memory"):
         ReplayBuffer(3).add_step({})
+    with pytest.raises(ValueError, match="follows steps on the host"):
+        steps_ahead(ReplayBuffer(3, device="meta"), np.zeros(1, np.int64), 2)
     with pytest.raises(RuntimeError, match="nonsense"):
         ReplayBuffer(3, device="nonsense")
     with pytest.raises(ValueError, match="collect before sampling"):

@@ -1,69 +1,23 @@
-"""Environments written in JAX, through Gymnasium's conversion to torch."""
+"""Environments written in JAX. It begins threads, and does not like to be forked: a process of its own."""
 
+import importlib.util
+import os
+import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
-import gymnasium as gym
-import numpy as np
 import pytest
-import torch
 
-pytest.importorskip("jax")
-pytest.importorskip("flax")
-pytest.importorskip("array_api_compat")
-
-from gymnasium.wrappers.vector import JaxToTorch
-
-from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
-from rlpolicy.data.collector import Collector
-from rlpolicy.data.tensor_collector import TensorCollector
-from rlpolicy.env.tensor_env import gives_tensors
-
-sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "device"))
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from guard import Guard
-from torch_envs import TorchPendulum
-
-N, LENGTH = 5, 6
+import rlpolicy
 
 
-class Swinging(torch.nn.Module):
-    """A policy that pushes as the pendulum moves."""
-
-    action_space = TorchPendulum.single_action_space
-
-    def forward(self, batch: Any, state: Any = None) -> Any:
-        from rlpolicy.data.batch import Batch
-
-        return Batch(act=batch.obs[:, 2:].clamp(-2.0, 2.0), state=None)
-
-    def map_tensor_action(self, act: Any) -> Any:
-        return act
-
-
-@pytest.mark.slow  # JAX compiles for seconds
-@pytest.mark.filterwarnings("ignore:.*missing AutoresetMode")
+@pytest.mark.slow
+@pytest.mark.skipif(
+    any(importlib.util.find_spec(name) is None for name in ("jax", "flax", "array_api_compat")),
+    reason="needs jax, flax and array_api_compat",
+)
 def test_transitions_of_a_pendulum_in_jax() -> None:
-    """The rows are steps of a pendulum, those of the environment's resets are not among them."""
-    env = JaxToTorch(gym.make_vec("phys2d/Pendulum-v0", num_envs=N, max_episode_steps=LENGTH))
-    assert gives_tensors(env)
-    train = Collector(Swinging(), env, VectorReplayBuffer(N * 50, N, device="cpu"))
-    assert type(train) is TensorCollector
-    with Guard(lambda tensor: tensor.dim() == 2):
-        stats = train.collect(n_step=N * 16)
-    assert stats.n_collected_steps == N * 16
-    assert stats.lens.tolist() == [LENGTH] * 2 * N
-    rows = train.buffer[:]
-    twin = TorchPendulum(len(rows))
-    theta = torch.atan2(rows.obs[:, 1], rows.obs[:, 0])
-    after, rew, _ = twin.advance(torch.stack([theta, rows.obs[:, 2]], dim=1), rows.act)
-    torch.testing.assert_close(twin.observe(after), rows.obs_next, rtol=1e-4, atol=1e-4)
-    torch.testing.assert_close(rew.double(), rows.rew, rtol=1e-3, atol=1e-3)
-    assert rows.truncated.sum() == 2 * N
-    assert not rows.terminated.any()
-    first = rows.obs[:16][np.array([0, 6, 12])]  # of environment 0
-    assert len(torch.unique(first, dim=0)) == 3
-    test = Collector(Swinging(), env)
-    assert type(test) is TensorCollector
-    assert test.collect(n_episode=3).lens.tolist() == [LENGTH] * 3
+    path = os.pathsep.join([str(Path(rlpolicy.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-W", "error::UserWarning:rlpolicy", str(Path(__file__).with_name("jax_pendulum.py"))]
+    done = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

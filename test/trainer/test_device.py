@@ -179,3 +179,10 @@ def test_thousands_of_pendulums_learn_and_no_observation_leaves(algo: str, capsy
     with Guard(lambda tensor: tensor.dim() >= 2 and tensor.shape[-1] == 3):
         info = main(Args(algo=algo, seed=1))
     assert info.best_reward >= -200
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("algo", ["ddpg", "sac"])
+def test_pendulums_on_a_gpu(algo: str) -> None:
+    info = main(Args(algo=algo, device="cuda", envs=64, epochs=1, steps_per_epoch=14, test_envs=4, batch_size=16))
+    assert info.gradient_step == 14 * 16

@@ -14,11 +14,8 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.policy.base import BasePolicy
-from rlpolicy.utils.conversion import staying_on_device
 
 sys.path.insert(0, str(Path(__file__).parent))
-sys.path.insert(0, str(Path(__file__).parents[1] / "data"))
-from guard import Guard
 from zoo import DISCRETE, OBS, SPACES, TEAMS, ZOO, make, transitions
 
 
@@ -50,30 +47,6 @@ def acts(policy: Any, name: str) -> np.ndarray:
 @pytest.fixture(params=[*ZOO, *TEAMS])
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
-
-
-def test_a_buffer_on_a_device_gives_the_same_weights(name: str) -> None:
-    results = []
-    for device in (None, "cpu"):
-        torch.manual_seed(0)
-        policy, buffer = make(name), filled(name, ReplayBuffer(100, seed=3, device=device))
-        torch.manual_seed(1)
-        for _ in range(2):
-            policy.update(16, buffer)
-        results.append(weights(policy))
-    assert same(*results)
-
-
-def test_nothing_leaves_the_device_in_an_update_but_losses(name: str) -> None:
-    """What policies of sequences need besides, flags and rewards, is moved openly (``.cpu()``): it works on a GPU."""
-    if name in TEAMS:
-        pytest.skip("team policies follow their agents' steps on the host")
-    policy, buffer = make(name), filled(name, ReplayBuffer(100, seed=3, device="cpu"))
-    is_recurrent = hasattr(policy, "burn_in")
-    with Guard(lambda tensor: tensor.dim() > 2 if is_recurrent else tensor.numel() > 1), staying_on_device():
-        policy.update(16, buffer)
-        if not is_recurrent:
-            assert isinstance(policy(Batch(obs=buffer[:5].obs, info=Batch())).act, torch.Tensor)
 
 
 def test_updates_change_the_weights_and_report_finite_losses(name: str) -> None:

@@ -19,9 +19,12 @@ from typing import Any
 import numpy as np
 
 from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.segments import load_buffer, save_buffer
 from rlpolicy.data.buffer.storage import leaves
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
+from rlpolicy.data.utils.state_tree import read_tree, write_tree
 from rlpolicy.utils.cli import parse_args
+from rlpolicy.utils.folder import NewFolder, WholeFolder
 
 GB = 1e9
 ENVS = 64
@@ -49,6 +52,8 @@ class Args:
     """where the files go; by default a temporary folder"""
     overwrite_gb: float = 1.0
     """written again once the buffer is full"""
+    save: bool = False
+    """measure checkpoints as well: a first one, a second one after ``overwrite_gb``, and loading it into a new buffer"""
 
 
 def tell(what: str, **values: Any) -> None:
@@ -104,6 +109,37 @@ def own_memory() -> float:
     return int(text.partition("RssAnon:")[2].split()[0]) * 1024 / GB
 
 
+def limited_memory() -> float:
+    """GB that count against the limit, whether they were ever touched or not."""
+    text = Path("/proc/self/status").read_text()
+    return int(text.partition("VmData:")[2].split()[0]) * 1024 / GB
+
+
+def checkpoints(buffer: VectorReplayBuffer, steps: list[Batch], args: Args, folder: Path) -> None:
+    """Save twice and load."""
+    place = Path(tempfile.mkdtemp(dir=folder))
+    try:
+        for number, what in enumerate(("first save", "second save")):
+            start = time.perf_counter()
+            new = NewFolder(place / str(number))
+            state, commit = save_buffer(buffer, new, "buffer")
+            write_tree(new, "state", state)
+            new.publish({"format": 1})
+            commit()
+            tell(what, seconds=time.perf_counter() - start, own_memory_gb=own_memory(), counted_gb=limited_memory())
+            if not number:
+                fill(buffer, steps, args.overwrite_gb, args.gb)
+        at = np.random.default_rng(0).integers(0, len(buffer), 1000)
+        expected = buffer.obs[at]
+        start, saved = time.perf_counter(), WholeFolder(place / "1", 1)
+        fresh = make(args.vectors, args.gb, steps, folder)
+        load_buffer(fresh, read_tree(saved.read, "state"), saved)()
+        tell("load", seconds=time.perf_counter() - start, own_memory_gb=own_memory(), counted_gb=limited_memory())
+        assert np.array_equal(fresh.obs[at], expected)
+    finally:
+        shutil.rmtree(place)
+
+
 def main(args: Args) -> None:
     """Measure."""
     limit = int(args.limit_gb * GB)
@@ -127,6 +163,8 @@ def main(args: Args) -> None:
             tell("sample", batches_per_s=per_s, of_in_memory=of_memory, mb_read=read, own_memory_gb=own_memory())
         speed = fill(buffer, steps, args.overwrite_gb, args.gb)
         tell("overwrite", gb=args.overwrite_gb, gb_per_s=speed, own_memory_gb=own_memory())
+        if args.save:
+            checkpoints(buffer, steps, args, folder)
     finally:
         if args.folder is None:
             shutil.rmtree(folder)

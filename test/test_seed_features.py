@@ -91,6 +91,7 @@ ROWS: dict[str, list[str]] = {
     "log_timings": [f"{CALLBACKS}/test_timings.py::test_seconds_go_to_the_phase_that_took_them"],
     "request_stop": [f"{TRAINER}::test_request_stop", f"{TRAINER}::test_request_stop_while_iterating"],
     "mixing_strategy": [
+        "experiment/test_team.py::test_a_team_is_trained_and_evaluated",
         "policy/multiagent/test_two_step_game.py",
         "policy/multiagent/test_mixed_q.py::test_an_update_equals_a_recomputation_in_float64",
     ],

@@ -53,7 +53,7 @@ class Args:
     overwrite_gb: float = 1.0
     """written again once the buffer is full"""
     save: bool = False
-    """measure checkpoints as well: a first one, a second one after ``overwrite_gb``, and loading it into a new buffer"""
+    """measure checkpoints as well: the first, one after ``overwrite_gb``, and loading that into a new buffer"""
 
 
 def tell(what: str, **values: Any) -> None:

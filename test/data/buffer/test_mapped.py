@@ -259,9 +259,10 @@ def copy_of(buffer: Any, kind: str) -> Any:
 
 KILLED = """
 import sys
-import numpy as np
-from test.data.buffer.test_mapped import fill, save
 from pathlib import Path
+
+sys.path.insert(0, sys.argv[2])
+from test_mapped import fill, save
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 
 path = Path(sys.argv[1])
@@ -277,13 +278,10 @@ while True:
 
 @pytest.mark.slow
 def test_kill_loses_nothing_that_was_saved_and_leaves_no_files(tmp_path: Path) -> None:
-    root = str(Path(__file__).parents[3])
-    run = subprocess.Popen(
-        [sys.executable, "-c", KILLED, str(tmp_path)],
-        stdout=subprocess.PIPE,
-        cwd=root,
-        env={**os.environ, "PYTHONPATH": root},
-    )
+    here = Path(__file__).parent
+    command = [sys.executable, "-c", KILLED, str(tmp_path), str(here)]
+    env = {**os.environ, "PYTHONPATH": str(here.parents[2])}
+    run = subprocess.Popen(command, stdout=subprocess.PIPE, env=env)
     assert run.stdout is not None
     assert run.stdout.readline() == b"ready\n"
     run.send_signal(signal.SIGKILL)

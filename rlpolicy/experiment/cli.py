@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import rlpolicy
+from rlpolicy.experiment.bench import bench, table, write_results
 from rlpolicy.experiment.config import ExperimentConfig, algorithms
 from rlpolicy.experiment.doctor import examine, is_well
 from rlpolicy.experiment.evaluate import evaluate
 from rlpolicy.experiment.experiment import Experiment, build
+from rlpolicy.experiment.references import SUITES
 from rlpolicy.experiment.report import write_report
 from rlpolicy.experiment.run_folder import RunFolder
 from rlpolicy.experiment.schema import suggestion
@@ -36,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         given = _parser(arguments).parse_args(arguments)
-        commands = {"train": _train, "resume": _resume, "evaluate": _evaluate, "doctor": _doctor, "report": _report}
+        commands = {"train": _train, "resume": _resume, "evaluate": _evaluate, "doctor": _doctor}
+        commands |= {"bench": _bench, "report": _report}
         return commands[given.command](given)
     except UsageError as error:
         print(f"rlpolicy: {' '.join(str(error).split())}", file=sys.stderr)
@@ -117,6 +120,19 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     asked = [cls for name, cls in algorithms().items() if {name, f"--algo={name}"}.intersection(arguments)]
     if "doctor" in arguments and asked:
         _add_config_options(doctor, doctor.add_argument_group("which settings"), asked[0])
+
+    suite = commands.add_parser(
+        "bench",
+        help="rerun published results over seeds",
+        description="Train the presets of a suite over seeds, and print the returns beside published ones, with "
+        "interquartile means and 95 % intervals. What has been trained already is not trained again.",
+    )
+    suite.add_argument("--suite", required=True, choices=list(SUITES), help="which algorithms and environments")
+    suite.add_argument("--only", nargs="+", metavar="ALGORITHM", help="of the suite only these algorithms")
+    suite.add_argument("--seeds", type=_seed_range, default=list(range(10)), metavar="A-B", help="(default: 0-9)")
+    suite.add_argument("--jobs", type=int, default=1, metavar="INT", help="runs at a time (default: 1)")
+    suite.add_argument("--logdir", default="runs/bench", metavar="FOLDER", help="of the runs (default: runs/bench)")
+    suite.add_argument("--out", metavar="FILE", help="the results as JSON (default: docs/results/SUITE.json)")
 
     report = commands.add_parser(
         "report", help="write a page about runs", description="Write one HTML page about one run, or to compare many."
@@ -247,6 +263,23 @@ def _doctor(given: argparse.Namespace) -> int:
     counts = [sum(one.severity == severity for one in found) for severity in ("error", "warning")]
     print(f"{counts[0]} error(s), {counts[1]} warning(s)" if any(counts) else "nothing is wrong")
     return 0 if is_well(found) else FAULT_FOUND
+
+
+def _bench(given: argparse.Namespace) -> int:
+    if given.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {given.jobs}")
+    known = list(dict.fromkeys(entry.algorithm for entry in SUITES[given.suite]))
+    for name in given.only or ():
+        if name not in known:
+            raise UsageError(
+                f"suite {given.suite} has no algorithm '{name}'{suggestion(name, known)} ({', '.join(known)})"
+            )
+    entries = [entry for entry in SUITES[given.suite] if given.only is None or entry.algorithm in given.only]
+    results = _prepared(bench, entries, given.seeds, given.jobs, given.logdir)
+    target = Path("docs", "results", f"{given.suite}.json") if given.out is None else Path(given.out)
+    write_results(target, given.suite, results)
+    print(f"{table(results)}\nResults: {target}")
+    return 0
 
 
 def _report(given: argparse.Namespace) -> int:

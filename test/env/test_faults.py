@@ -393,7 +393,7 @@ def test_asynchronous(closing: Any) -> None:
     seen_cuts = dict.fromkeys(range(4), 0)
     ids = [0, 1, 2, 3]
     faults_left = [(3, KILL), (1, HANG), (2, RAISE), (0, KILL), (0, RAISE)]
-    for turn in range(400):
+    for turn in range(20_000):
         actions = []
         for i in ids:
             fault = next((f for f in faults_left if f[0] == i and turn > 3 * (5 - len(faults_left))), None)

@@ -526,7 +526,7 @@ class ReplayBuffer:
             raise KeyError(key)
         rows = index if stack_num == 1 else self._frames(self._as_index(index), stack_num)
         if self._disk is not None:
-            self._storage.ask_for(np.asarray(rows), key)
+            self._storage.ask_for(rows, key)
         return self._storage.as_given(column[rows], (key,))
 
     def _frames(self, index: np.ndarray, stack_num: int) -> np.ndarray:

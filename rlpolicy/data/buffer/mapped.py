@@ -13,6 +13,7 @@ import mmap
 import os
 import shutil
 import tempfile
+import weakref
 from os import PathLike
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
@@ -33,7 +34,8 @@ class MappedArray(NamedTuple):
 
     key: str
     """The top-level name of the column."""
-    memory: mmap.mmap
+    memory: "weakref.ref[mmap.mmap]"
+    """The file, as long as an array lies in it."""
     width: int
     """Bytes of a row."""
 
@@ -90,7 +92,7 @@ class Disk:
             self._reserve(file.fileno(), size * width, name)
             memory = mmap.mmap(file.fileno(), size * width)
         memory.madvise(mmap.MADV_RANDOM)  # else each row that is read brings megabytes of its neighbours with it
-        self.arrays.append(MappedArray(name.partition(".")[0], memory, width))
+        self.arrays.append(MappedArray(name.partition(".")[0], weakref.ref(memory), width))
         flat = np.frombuffer(memory, dtype)
         return flat.reshape(size, *shape) if shape else flat
 
@@ -118,7 +120,7 @@ class Disk:
 
         One after the other, a page at a time, takes several times as long. Rows that are in memory are quicker without.
 
-        :param rows: integers of any shape.
+        :param rows: integers from 0 on, of any shape.
         :param kind: of reading, told apart by name.
         :param keys: of the arrays that are read.
         """
@@ -127,8 +129,9 @@ class Disk:
         self._read, self._last = read, (kind, rows.size)
         if not self._is_cold.get(kind):
             return
-        for key, memory, width in self.arrays:
-            if key in keys:
+        for key, reference, width in self.arrays:
+            memory = reference()
+            if memory is not None and key in keys:
                 begin = rows.reshape(-1) * width
                 end = -(-(begin + width) // PAGE) * PAGE
                 begin = begin // PAGE * PAGE

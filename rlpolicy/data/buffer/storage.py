@@ -125,14 +125,15 @@ class Storage:
         found = _read(readers, rows, packed, by_index)
         return self.as_given(found) if self.tensors else found
 
-    def ask_for(self, rows: np.ndarray, key: str | None = None, skip: tuple[str, ...] = ()) -> None:
+    def ask_for(self, rows: Any, key: str | None = None, skip: tuple[str, ...] = ()) -> None:
         """Tell a disk that the column ``key`` (None: all but some) is about to be read at ``rows``."""
-        if self.disk is None:
+        rows = np.asarray(rows)
+        if self.disk is None or rows.dtype.kind not in "iu":
             return
         keys = {key} if key is not None else {path[0] for path, _ in leaves(self.columns)}.difference(skip)
         if any(path[0] in keys for path in self._packed.fields):
             keys.add(PACKED)
-        self.disk.ask_for(rows, key or "", keys)
+        self.disk.ask_for(rows % self.size, key or "", keys)
 
     def _plan_read(self, columns: Batch, path: Path) -> list[Reader]:
         """Name of each column, its packed field if it has one, else the column itself (or the list of those below)."""
@@ -393,9 +394,9 @@ class StorageView:
         """See :meth:`Storage.read`; rows count from this view's start."""
         return self.parent.read(np.arange(self.size)[rows] + self.start, skip)
 
-    def ask_for(self, rows: np.ndarray, key: str | None = None) -> None:
+    def ask_for(self, rows: Any, key: str | None = None) -> None:
         """See :meth:`Storage.ask_for`; rows count from this view's start."""
-        self.parent.ask_for(rows + self.start, key)
+        self.parent.ask_for(np.arange(self.size)[rows] + self.start, key)
 
     def as_given(self, value: Any, path: Path = ()) -> Any:
         """See :meth:`Storage.as_given`."""

@@ -12,6 +12,7 @@ from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer import device as on_device
 from rlpolicy.data.buffer import files, sequences
 from rlpolicy.data.buffer.final_obs import FinalObs, replace_ends
+from rlpolicy.data.buffer.mapped import Disk
 from rlpolicy.data.buffer.rings import Rings
 from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable, leaves
 from rlpolicy.data.utils.rows import zero_rows
@@ -41,6 +42,8 @@ class ReplayBuffer:
     :param obs_dtype: store floating observations in this dtype, e.g. "float32".
     :param device: where the transitions lie as tensors, e.g. "cuda"; None: in host memory, as arrays. See
         :mod:`rlpolicy.data.buffer.device` and ``docs/scale.md``.
+    :param memmap: a folder; the rows lie in files on its disk, for buffers larger than memory. See
+        :mod:`rlpolicy.data.buffer.mapped`.
     :param seed: of the sampling generator; see :func:`~rlpolicy.utils.rng.make_generator`.
     :param kwargs: ignored (buffers of different kinds take each other's options).
     """
@@ -60,14 +63,13 @@ class ReplayBuffer:
         *,
         obs_dtype: str | np.dtype[Any] | None = None,
         device: str | int | torch.device | None = None,
+        memmap: str | PathLike[str] | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         if size < 0:
             raise InvalidArgument(f"size must not be negative, got {size}")
-        if kwargs.get("memmap") is not None:
-            raise ValueError(f"memmap={kwargs['memmap']!r}: this version keeps transitions in memory only")
-        self._configure(stack_num, ignore_obs_next, save_only_last_obs, sample_avail, obs_dtype, seed, device)
+        self._configure(stack_num, ignore_obs_next, save_only_last_obs, sample_avail, obs_dtype, seed, device, memmap)
         self._lay_out([size])
 
     def _configure(
@@ -79,6 +81,7 @@ class ReplayBuffer:
         obs_dtype: str | np.dtype[Any] | None,
         seed: int | None,
         device: str | int | torch.device | None = None,
+        memmap: str | PathLike[str] | None = None,
     ) -> None:
         if stack_num < 1:
             raise InvalidArgument(f"stack_num must be at least 1, got {stack_num}")
@@ -87,6 +90,7 @@ class ReplayBuffer:
         self._save_only_last_obs = save_only_last_obs
         self._sample_avail = sample_avail
         self._obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
+        self._disk = None if memmap is None else Disk(memmap)
         self.device = None if device is None else on_device.device_of(device)
         if self.device is not None:
             on_device.require_possible(
@@ -96,6 +100,7 @@ class ReplayBuffer:
                     "ignore_obs_next": self._save_obs_next,
                     "save_only_last_obs": not self._save_only_last_obs,
                     "sample_avail": not self._sample_avail,
+                    "memmap": memmap is None,
                 }
             )
         self._rng: np.random.Generator | None = None
@@ -113,8 +118,8 @@ class ReplayBuffer:
         elif self.device is not None:
             self._storage = on_device.DeviceStorage(rings.total, self._obs_dtype, self.device)
         else:
-            self._storage = Storage(rings.total, self._obs_dtype, scattered=rings.n > 1)
-        self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype)
+            self._storage = Storage(rings.total, self._obs_dtype, scattered=rings.n > 1, disk=self._disk)
+        self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype, self._disk)
         self._offset = 0
         """Where this buffer's row 0 lies in the rows that ``_final`` counts."""
 
@@ -130,6 +135,7 @@ class ReplayBuffer:
             "sample_avail": self._sample_avail,
             "obs_dtype": None if self._obs_dtype is None else self._obs_dtype.name,
             "device": None if self.device is None else str(self.device),
+            "memmap": None if self._disk is None else os.fspath(self._disk.folder),
         }
 
     def __len__(self) -> int:
@@ -563,6 +569,8 @@ class ReplayBuffer:
                 return default_value if column is None else Batch()
             raise KeyError(key)
         rows = index if stack_num == 1 else self._frames(self._rings.as_index(index), stack_num)
+        if self._disk is not None:
+            self._storage.ask_for(rows, key)
         return self._storage.as_given(column[rows], (key,))
 
     def _frames(self, index: np.ndarray, stack_num: int) -> np.ndarray:
@@ -579,7 +587,10 @@ class ReplayBuffer:
             return self._derived_obs_next(index[None], stack_num)[0]
         obs = self.obs
         after = self.next(index)
-        out = obs[after if stack_num == 1 else self._frames(after, stack_num)]
+        frames = after if stack_num == 1 else self._frames(after, stack_num)
+        if self._disk is not None:
+            self._storage.ask_for(frames, "obs")
+        out = obs[frames]
         if self._final is None:
             return out
         known, final = self._final.read(index + self._offset)
@@ -634,7 +645,7 @@ class ReplayBuffer:
 
     def _config(self) -> dict[str, Any]:
         """Constructor arguments, as JSON."""
-        where = ("device",)  # not what the buffer is: a file may be loaded to another place
+        where = ("device", "memmap")  # not what the buffer is: a file may be loaded to another place
         return {"size": self.maxsize, **{key: value for key, value in self.options.items() if key not in where}}
 
     @classmethod

@@ -2,6 +2,7 @@
 
 import copy
 import pickle
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -305,6 +306,7 @@ def test_what_is_refused() -> None:
         (lambda: ReplayBuffer(4, stack_num=2, device="cpu"), "stack_num"),
         (lambda: ReplayBuffer(4, ignore_obs_next=True, device="cpu"), "ignore_obs_next"),
         (lambda: VectorReplayBuffer(4, 2, save_only_last_obs=True, device="cpu"), "save_only_last_obs"),
+        (lambda: ReplayBuffer(4, device="cpu", memmap=tempfile.gettempdir()), "memmap"),
         (lambda: PrioritizedReplayBuffer(4, 0.6, 0.4, device="cpu"), "PrioritizedReplayBuffer"),
         (lambda: PrioritizedVectorReplayBuffer(4, 2, alpha=0.6, beta=0.4, device="cpu"), "PrioritizedReplayBuffer"),
         (lambda: HERReplayBuffer(4, lambda a, b: a, 3, device="cpu"), "HERReplayBuffer"),

@@ -114,7 +114,10 @@ class Deaths:
         if "TORCHELASTIC_ERROR_FILE" in os.environ:
             from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 
-            get_error_handler().record_exception(error)
+            try:
+                raise error  # it writes down the traceback of what is being handled
+            except BaseException:
+                get_error_handler().record_exception(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -31,6 +31,10 @@ class ObsStatistics(nn.Module):
         for begin in range(0, len(rows), CHUNK):
             yield buffer.get(rows[begin : begin + CHUNK], "obs")
 
+    def forget(self) -> None:
+        """All of a buffer is new again."""
+        self._mark = None
+
     def get_extra_state(self) -> Tensor:
         """The mark; empty before the first look."""
         return torch.from_numpy(np.zeros(0, np.int64) if self._mark is None else self._mark.copy())

@@ -237,6 +237,8 @@ class BaseTrainer(Resumable, ABC):
         """Seconds per phase, for ``InfoStats.timing.phases``; filled by ``LogTimings``."""
         self.start_time = time.time()
         self._joined: Joined | None = None
+        self._wish = ""
+        """Why this rank wants to stop, before the others know."""
         self._finite.reset()
         self._clear_resume()
 
@@ -283,10 +285,10 @@ class BaseTrainer(Resumable, ABC):
 
         Among several ranks one may ask; all end after the same step.
         """
-        if (joined := self._among_ranks()) is None:
+        if ranks() is None:
             self._stop(f"requested: {reason}")
         else:
-            joined.reason = joined.reason or f"requested: {reason}"
+            self._wish = self._wish or f"requested: {reason}"
 
     def _among_ranks(self) -> Joined | None:
         """What is shared with other ranks, if there are any; made when it is first needed, by all of them."""
@@ -297,7 +299,7 @@ class BaseTrainer(Resumable, ABC):
 
     def _agree_to_stop(self) -> None:
         """Stop if one of the ranks wants to."""
-        if (joined := self._among_ranks()) is not None and (reason := joined.agree_to_stop()):
+        if (joined := self._among_ranks()) is not None and (reason := joined.agree_to_stop(self._wish)):
             self._stop(reason)
 
     def _stop(self, reason: str) -> None:
@@ -442,7 +444,7 @@ class BaseTrainer(Resumable, ABC):
         collector.buffer.step_to(self.env_step)
         stats = self._collect(collector)
         if (joined := self._among_ranks()) is not None:
-            stats, reason = joined.collect(stats)
+            stats, reason = joined.collect(stats, self._wish)
             if reason:
                 self._stop(reason)
         self.env_step += stats.n_collected_steps * self.frame_skip

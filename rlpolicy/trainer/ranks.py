@@ -1,19 +1,24 @@
 """What a trainer shares with those of other ranks, so that all of them go through the same steps."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import CollectStats
 from rlpolicy.policy.base import BasePolicy
+from rlpolicy.policy.observations import ObsStatistics
+from rlpolicy.seeding import seed_everything
+from rlpolicy.trainer.utils import seed_collector
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.optim import optimizers_of
 from rlpolicy.utils.ranks import Ranks, ranks
 from rlpolicy.utils.statistics import RewardScaler, RunningMeanStd
+
+if TYPE_CHECKING:
+    from rlpolicy.trainer.base import BaseTrainer
 
 DRIFT = 1e-4
 """How far the weights of two ranks may be apart, relative to their size: rounding is far below."""
@@ -32,18 +37,32 @@ def share_policy(policy: BasePolicy[Any]) -> None:
     networks = {name: value.detach().clone() for name, value in policy.state_dict().items() if "_extra_" not in name}
     optims = [optim.state_dict() if optim.state else None for optim in optimizers_of(policy)]
     form = {name: (str(value.dtype), tuple(value.shape)) for name, value in networks.items()}
-    form_of_main = group.broadcast(form)
-    if form != form_of_main:
-        name = next(name for name in {**form_of_main, **form} if form.get(name) != form_of_main.get(name))
-        raise InvalidArgument(
-            f"rank {group.rank} has built another policy than rank 0: {name} is {form.get(name)} here and "
-            f"{form_of_main.get(name)} there. All ranks run the same script"
-        )
+    main, *others = group.gather(form)
+    for rank, other in enumerate(others, 1):
+        if other != main:
+            name = next(name for name in {**main, **other} if main.get(name) != other.get(name))
+            raise InvalidArgument(
+                f"rank {rank} has built another policy than rank 0: {name} is {other.get(name)} there and "
+                f"{main.get(name)} on rank 0. All ranks run the same script"
+            )
     group.broadcast_tensors(list(networks.values()))
     policy.load_state_dict(networks, strict=False)
     for optim, state in zip(optimizers_of(policy), group.broadcast(optims), strict=True):
         if group.rank and state is not None:
             optim.load_state_dict(state)
+
+
+def seed_newcomer(trainer: "BaseTrainer") -> None:
+    """A rank that joins a run which was saved by fewer: its generators and environments begin anew."""
+    for part in trainer.policy.modules():
+        if isinstance(part, ObsStatistics):
+            part.forget()
+    if trainer.seed is None:
+        return
+    seeds = seed_everything(trainer.seed)
+    trainer.policy.seed(seeds.one("policy"))
+    for name, collector in trainer._collectors().items():
+        seed_collector(collector, seeds, name)
 
 
 def check_drift(policy: BasePolicy[Any]) -> None:
@@ -75,8 +94,6 @@ class Joined:
 
     def __init__(self, group: Ranks, policy: BasePolicy[Any], collector: Collector | None) -> None:
         self.group, self.collector = group, collector
-        self.reason = ""
-        """Why this rank wants to stop; it is told to the others at the next occasion."""
         self._norms: list[Any] = [part for part in policy.modules() if "running_mean" in part._buffers]
         self._moments = [] if collector is None else _running_statistics(collector)
         for moments in self._moments:
@@ -84,24 +101,25 @@ class Joined:
         self._known = [read_moments(moments) for moments in self._moments]
         """What all ranks had in common after the last collect."""
 
-    def agree_to_stop(self) -> str:
-        """Why training is to end, if one of the ranks wants that."""
-        wants = self.group.table([bool(self.reason)])[:, 0].astype(bool)
-        return self._reason_of(wants)
+    def agree_to_stop(self, wish: str) -> str:
+        """Why training is to end, if one of the ranks wants that.
 
-    def _reason_of(self, wants: NDArray[np.bool_]) -> str:
-        if not wants.any():
-            return ""
-        reasons = self.group.gather(self.reason)
-        self.reason = ""
-        return next(reason for reason in reasons if reason)
+        :param wish: this one's reason; empty for none.
+        """
+        is_wanted = self.group.table([bool(wish)]).any()
+        return self._first(wish) if is_wanted else ""
 
-    def collect(self, stats: CollectStats) -> tuple[CollectStats, str]:
+    def _first(self, wish: str) -> str:
+        return next(reason for reason in self.group.gather(wish) if reason)
+
+    def collect(self, stats: CollectStats, wish: str) -> tuple[CollectStats, str]:
         """The collects of all ranks as if it were one, and a reason to stop: the same on all ranks.
 
         The collector's counters take in what others have collected.
+
+        :param wish: as for :meth:`agree_to_stop`.
         """
-        own = [stats.n_collected_steps, stats.n_collected_episodes, stats.n_env_restarts, bool(self.reason)]
+        own = [stats.n_collected_steps, stats.n_collected_episodes, stats.n_env_restarts, bool(wish)]
         table = self.group.table(own)
         steps, episodes, restarts = (int(total) for total in table[:, :3].sum(axis=0))
         joined = CollectStats(n_collected_steps=steps, n_collected_episodes=episodes, n_env_restarts=restarts)
@@ -117,7 +135,7 @@ class Joined:
             self.collector.collect_step += steps - stats.n_collected_steps
             self.collector.collect_episode += episodes - stats.n_collected_episodes
         self._join_statistics()
-        return joined, self._reason_of(table[:, 3].astype(bool))
+        return joined, self._first(wish) if table[:, 3].any() else ""
 
     def _join_statistics(self) -> None:
         for i, moments in enumerate(self._moments):

@@ -87,3 +87,13 @@ def anywhere(flag: bool) -> bool:
 def from_main(value: T) -> T:
     """Rank 0's."""
     return value if _ranks is None else _ranks.broadcast(value)
+
+
+def gathered(value: T) -> list[T]:
+    """The values of all ranks."""
+    return [value] if _ranks is None else _ranks.gather(value)
+
+
+def highest(number: int) -> int:
+    """The greatest number of all ranks."""
+    return number if _ranks is None else int(_ranks.table([number]).max())

@@ -76,9 +76,7 @@ class Deaths:
 
     # -- the process that dies ----------------------------------------------------------------------------------------
 
-    def _on_exception(
-        self, kind: type[BaseException], error: BaseException, trace: TracebackType | None
-    ) -> None:
+    def _on_exception(self, kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
         """An exception ends this process: note it, print it, and let the others go."""
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # torchrun ends all as soon as one has ended
         with contextlib.suppress(Exception):

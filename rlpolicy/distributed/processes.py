@@ -11,7 +11,7 @@ from torch import Tensor
 
 import rlpolicy
 from rlpolicy.distributed.deaths import Deaths
-from rlpolicy.utils.ranks import Ranks, T
+from rlpolicy.utils.ranks import Ranks
 
 BUCKET_BYTES = 64 << 20
 """Tensors are sent in vectors of about this size: few messages, and little memory beside the tensors."""

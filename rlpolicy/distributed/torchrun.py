@@ -2,7 +2,6 @@
 
 import atexit
 import os
-from collections.abc import Sequence
 from datetime import timedelta
 from typing import Any
 

@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import CollectStats

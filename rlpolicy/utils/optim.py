@@ -48,9 +48,7 @@ def descend(
     return norm
 
 
-def _backward(
-    optims: Sequence[Optimizer], loss: Tensor, inputs: list[Tensor] | None = None
-) -> tuple[bool, Tensor]:
+def _backward(optims: Sequence[Optimizer], loss: Tensor, inputs: list[Tensor] | None = None) -> tuple[bool, Tensor]:
     """Compute the gradients of a loss.
 
     :param inputs: of these alone; None: of the whole graph.

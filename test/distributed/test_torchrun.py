@@ -74,7 +74,9 @@ def trained(name: str, part: slice, compiled: bool = False, **options: Any) -> d
     return found | {f"gradient of {n}": p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
 
 
-CASES = [(name, False, {}) for name in ("ddpg", "sac", "dqn", "td3", "tqc", "redq", "qrdqn", "bdq", "discrete_sac", "qmix")]
+CASES = [
+    (name, False, {}) for name in ("ddpg", "sac", "dqn", "td3", "tqc", "redq", "qrdqn", "bdq", "discrete_sac", "qmix")
+]
 CASES += [("ddpg", False, {"max_grad_norm": 0.1}), ("sac", False, {"max_grad_norm": 0.1})]
 CASES += [(name, True, {}) for name in ("ddpg", "sac", "dqn", "td3")]
 
@@ -253,7 +255,9 @@ def test_normalisers_of_environments_and_rewards_are_joined() -> None:
         collector = trainer.train_collector
         collector.env = VectorEnvNormObs(collector.env)
         scaler = RewardScaler()
-        collector._shaped = type(collector)(trainer.policy, collector.env, collector.buffer, reward_shaper=scaler)._shaped
+        collector._shaped = type(collector)(
+            trainer.policy, collector.env, collector.buffer, reward_shaper=scaler
+        )._shaped
         trainer.run()
         rms = collector.env.obs_rms
         return rms.count, rms.mean, rms.var, scaler.count, scaler.mean_square, len(collector.buffer)

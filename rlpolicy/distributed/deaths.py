@@ -34,7 +34,7 @@ class Deaths:
         self.rank, self.size = dist.get_rank(), dist.get_world_size()
         self.places = ["?"] * self.size
         """Machine and process of each rank."""
-        self._store = dist.PrefixStore("rlpolicy/deaths", _get_default_store())
+        self._store: Any = dist.PrefixStore("rlpolicy/deaths", _get_default_store())  # type: ignore[attr-defined]  # not in its __all__
         self._before: Callable[..., Any] = sys.excepthook
         sys.excepthook = self._on_exception
 

@@ -110,6 +110,6 @@ def _put(vector: Tensor, bucket: list[Tensor]) -> None:
     """Write the numbers of a vector into the tensors that it was made of."""
     if len(bucket) == 1 and bucket[0].is_contiguous():
         return  # it is the tensor
-    pieces = vector.split([tensor.numel() for tensor in bucket])
+    pieces = torch.split(vector, [tensor.numel() for tensor in bucket])
     with torch.no_grad():
         torch._foreach_copy_(bucket, [p.view(t.shape) for p, t in zip(pieces, bucket, strict=True)])

@@ -240,7 +240,7 @@ class RayCollector(Collector):
                 self._ask(worker, random, n_step=share)
         taken.sort(key=lambda found: found[0])
         for worker, block in taken:
-            self._store(worker, block)
+            self._keep(worker, block)
         return taken
 
     def _wait(self, due: list[Any], wanted: int) -> list[Any]:
@@ -256,7 +256,7 @@ class RayCollector(Collector):
                 self._ray.available_resources().get("CPU", 0.0),
             )  # fmt: skip
 
-    def _store(self, worker: int, block: Block) -> None:
+    def _keep(self, worker: int, block: Block) -> None:
         first = worker * self.envs_per_worker
         before, self._incarnations[worker] = self._incarnations[worker], block.incarnation
         if before and before != block.incarnation:

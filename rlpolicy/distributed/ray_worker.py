@@ -65,18 +65,17 @@ class Worker:
         self.incarnation = uuid.uuid4().hex
         self._policy, self._envs = policy, envs
         # torch's generator would begin alike in all processes, and anew after a death
-        self._generators = seed_everything(int.from_bytes(os.urandom(4), "big"))
-        policy.seed(self._generators.one("policy"))
-        self._collector = Collector(
-            policy, DummyVectorEnv([make_env] * envs), VectorReplayBuffer(envs, envs), **options
-        )
+        own = seed_everything(int.from_bytes(os.urandom(4), "big"))
+        policy.seed(own.one("policy"))
+        self._venv = DummyVectorEnv([make_env] * envs)
+        self._collector = Collector(policy, self._venv, VectorReplayBuffer(envs, envs), **options)
         self._staging = Staging(self._collector.buffer)
         vars(self._collector)["_buffer"] = self._staging
         self._version = -1
 
     def spaces(self) -> tuple[list[Any], Any]:
         """The action spaces of the environments, and what they say of observations."""
-        return list(self._collector.env.action_space), self._collector.env.get_env_attr("observation_space", 0)[0]
+        return list(self._venv.action_space), self._venv.get_env_attr("observation_space", 0)[0]
 
     def seed(self, seeds: Sequence[int | None]) -> None:
         """Seed the environments; all else that is random here follows from the first one."""

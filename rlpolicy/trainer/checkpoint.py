@@ -195,7 +195,9 @@ Found = tuple[dict[str, Any], list[Callable[[], None]], bool]
 
 def _read_parts(trainer: "BaseTrainer", candidate: Path) -> tuple[Found | None, list[str]]:
     """This rank's part of a checkpoint, or what is wrong with that of some rank: either on all ranks."""
-    state, fill, fault, saved = None, [], "", 0
+    state: dict[str, Any] | None = None
+    fill: list[Callable[[], None]] = []
+    fault, saved = "", 0
     try:
         if rank() == 0:
             folder = WholeFolder(candidate, FORMAT)
@@ -215,6 +217,7 @@ def _read_parts(trainer: "BaseTrainer", candidate: Path) -> tuple[Found | None, 
     is_newcomer = rank() >= saved
     if size() > saved:
         of_main = from_main(state)
+        assert of_main is not None
         state = _without_own_parts(of_main) if is_newcomer else state
     if size() != saved and rank() == 0:
         _say_what_is_carried_over(saved)

@@ -156,7 +156,8 @@ class RunningStandardScaler(nn.Module):
     def merge_statistics(self, statistics: Tensor) -> None:
         """Add what :meth:`statistics` of another scaler like this one has given."""
         arrays = self._arrays()
-        pieces = iter(statistics.split([n for part in arrays for n in (1, part.mean.numel(), part.m2.numel())]))
+        sizes = [n for part in arrays for n in (1, part.mean.numel(), part.m2.numel())]
+        pieces = iter(torch.split(statistics, sizes))
         for part in arrays:
             count, mean, m2 = next(pieces)[0], next(pieces).view(part.size), next(pieces).view(part.size)
             part.merge(count, mean, m2 * count.clamp(max=1.0))  # without data it is no deviation

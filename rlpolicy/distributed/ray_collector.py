@@ -108,8 +108,8 @@ class RayCollector(Collector):
         actor = self._ray.remote(Worker).options(
             num_cpus=num_cpus, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD"
         )
-        source = self._ray.put(sent)
-        self.workers = [actor.remote(source, make_env, envs_per_worker, options) for _ in range(num_workers)]
+        self._sent = self._ray.put(sent)  # kept: workers that are replaced are made of it
+        self.workers = [actor.remote(self._sent, make_env, envs_per_worker, options) for _ in range(num_workers)]
         self.n_worker_restarts = 0
         """Workers that have died so far."""
         self.rows_from = [0] * num_workers

@@ -28,6 +28,8 @@ from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.common import Net
 from rlpolicy.utils.net.continuous import Actor, Critic
 
+from .pendulum import learning_curve, make_env
+
 ray = pytest.importorskip("ray")
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -233,7 +235,7 @@ def test_two_workers_are_faster_than_one(make_collector: Any) -> None:
         return (collector.collect_step - before) / (time.perf_counter() - begin)
 
     one, two = speed(1), speed(2)
-    print(f"one worker {one:.0f} steps/s, two {two:.0f}: {two / one:.2f} times as many")
+    print(f"\none worker {one:.0f} steps/s, two {two:.0f}: {two / one:.2f} times as many")
     assert two >= 1.6 * one
 
 
@@ -294,3 +296,20 @@ def _actors() -> list[dict[str, Any]]:
         for info in ray._private.state.actors().values()
         if info["State"] == "ALIVE"
     ]
+
+
+def test_it_learns_as_with_a_collector() -> None:
+    def collector(policy: Any, n: int) -> RayCollector:
+        buffer = VectorReplayBuffer(20_000, n)
+        return RayCollector(policy, make_env, 2, n // 2, buffer, exploration_noise=True, num_cpus=0.5)
+
+    ray.cloudpickle.register_pickle_by_value(sys.modules[make_env.__module__])
+    plain, remote = [], []
+    for seed in range(3):
+        plain.append(learning_curve(seed, 4, 128))
+        remote.append(learning_curve(seed, 4, 128, make=collector))
+        print(f"seed {seed}: Collector {np.round(plain[-1])}, RayCollector {np.round(remote[-1])}")
+    assert min(max(curve) for curve in plain + remote) > -250
+    steps = np.mean(remote, axis=0) - np.mean(plain, axis=0)
+    noise = np.std(plain, axis=0) + np.std(remote, axis=0) + 100.0  # of a test of ten episodes
+    assert (np.abs(steps) <= 2.0 * noise).all()

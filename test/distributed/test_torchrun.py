@@ -32,6 +32,7 @@ sys.path[:0] = [str(TESTS / "policy"), str(TESTS / "trainer")]
 from runs import assert_same, close, facts, make_trainer  # noqa: E402
 from zoo import OBS, make, transitions  # noqa: E402
 
+from .pendulum import learning_curve  # noqa: E402
 from .together import free_port, run_ranks  # noqa: E402
 
 SIZE, HALF, UPDATES = 2, 8, 20
@@ -344,3 +345,15 @@ def test_a_rank_that_dies_ends_all_and_is_named(who: int, how: str, cause: str) 
     assert "RankDied" in survivor
     assert f"rank {who} (" in survivor
     assert cause in survivor
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_pendulum_as_one_process_does() -> None:
+    """The same number of environments, updates and transitions per update, on one process and divided among two."""
+    for seed in range(3):
+        one = learning_curve(seed, 4, 128)
+        first, second = run_ranks(2, lambda rank: learning_curve(seed, 2, 64), seconds=3600.0)  # noqa: B023
+        print(f"seed {seed}: one process {np.round(one)}, two ranks {np.round(first)}")
+        assert first == second
+        assert max(one) > -250
+        assert max(first) > -250

@@ -3,7 +3,7 @@
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -66,6 +66,8 @@ class RayCollector(Collector):
     :param check_finite: as for Collector.
     :param max_staleness: 0: workers wait while the policy is being updated, and a seed gives the same run each time.
     :param num_cpus: of each worker; a fraction lets several share a core.
+    :param actor_options: of Ray's for the workers, such as ``resources``, ``label_selector`` or
+        ``scheduling_strategy``, which is "SPREAD" here: over all nodes.
     :raises MissingExtra: ray is not installed.
     :raises ValueError: numbers below 1, or a negative ``max_staleness``.
 
@@ -86,6 +88,7 @@ class RayCollector(Collector):
         check_finite: bool = True,
         max_staleness: int = 1,
         num_cpus: float = 1.0,
+        actor_options: Mapping[str, Any] | None = None,
     ) -> None:
         if num_workers < 1 or envs_per_worker < 1:
             raise InvalidArgument(
@@ -105,9 +108,8 @@ class RayCollector(Collector):
         }
         self._warn_of_missing_cpus(num_workers * num_cpus)
         sent = acting_copy(policy, can_learn=False).cpu()
-        actor = self._ray.remote(Worker).options(
-            num_cpus=num_cpus, max_restarts=-1, max_task_retries=-1, scheduling_strategy="SPREAD"
-        )
+        placed = {"scheduling_strategy": "SPREAD", **(actor_options or {})}
+        actor = self._ray.remote(Worker).options(**placed, num_cpus=num_cpus, max_restarts=-1, max_task_retries=-1)
         self._sent = self._ray.put(sent)  # kept: workers that are replaced are made of it
         self.workers = [actor.remote(self._sent, make_env, envs_per_worker, options) for _ in range(num_workers)]
         self.n_worker_restarts = 0

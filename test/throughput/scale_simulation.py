@@ -14,6 +14,8 @@ import time
 from dataclasses import dataclass, replace
 
 GIGABIT = 1e9 / 8
+MEMORY = 4e9
+"""Bytes per second of a copy within main memory."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,13 @@ class Plan:
     """One gradient step without the exchange."""
     updates_per_round: int = 8
     per_block: float = 4e-4
-    """Of the learner's CPU: fetch and unpack a block."""
-    per_row: float = 6e-6
-    """Of the learner's CPU: add one transition of a block to the buffer."""
+    """Of the learner's CPU: fetch a block and ask for the next one."""
+    per_add: float = 6e-5
+    """Of the learner's CPU: unpack and store one step of a block, for all environments of its worker."""
+    per_row: float = 2e-6
+    """The same, for each of these environments in addition."""
+    copies: int | None = None
+    """Nodes that each rank sends its weights to; None: its workers are spread over as many as there are."""
     ranks_per_node: int = 8
     workers_per_node: int = 32
     learner_link: float = 100 * GIGABIT
@@ -59,8 +65,8 @@ class Plan:
 
     @property
     def row_bytes(self) -> int:
-        """Of one transition: obs, obs_next, act, rew, three flags, env_id; a fifth of a kB of block headers aside."""
-        return 2 * self.obs_bytes + self.act_bytes + 8 + 3 + 8
+        """Of one transition: obs, obs_next, act, rew, three flags, env_id twice. Headers of blocks are left out."""
+        return 2 * self.obs_bytes + self.act_bytes + 8 + 3 + 8 + 8
 
     @property
     def exchange(self) -> float:
@@ -78,7 +84,9 @@ class Outcome:
     steps: float
     updates: float
     busy: dict[str, float]
-    """Share of the time in which each part works, 1: it is what all wait for."""
+    """Share of the time in which each part works; that with the greatest is what all wait for."""
+    learner: dict[str, float]
+    """Share of the time in which a learner does what."""
     bytes: dict[str, float]
     """Per second, on one link of each kind."""
     staleness: float
@@ -92,23 +100,29 @@ def simulate(plan: Plan, rounds: int = 200) -> Outcome:
     wanted = workers * rows
     work = plan.steps_per_env * (plan.envs_per_worker * plan.env_step + plan.forward)
     link = plan.learner_link / plan.ranks_per_node
-    send = plan.weight_bytes / link  # each worker node fetches once; see the table for how many these are
-    now = link_free = 0.0
-    cpu = updating = sending = working = 0.0
+    nodes = max(1, plan.workers // plan.workers_per_node)
+    copies = plan.copies or min(workers, nodes)
+    send, put = plan.weight_bytes / link, plan.weight_bytes / MEMORY
+    store = plan.per_block + plan.steps_per_env * plan.per_add + rows * plan.per_row
+    now = link_free = weights_begin = weights_end = 0.0
+    cpu = updating = working = 0.0
     coming: dict[int, tuple[float, int]] = {}
     ages: list[int] = []
     count = 0
 
     def ask(worker: int, begin: float, round_: int) -> None:
         nonlocal link_free, working
-        done = begin + work
+        # the nodes fetch the weights one after the other, each once
+        done = max(begin, weights_begin + (worker % copies + 1) * send) + work
         working += work
         link_free = max(link_free, done) + rows * plan.row_bytes / link
         coming[worker] = (link_free, round_)
 
     for number in range(1, rounds + 1):
-        now += send
-        sending += send
+        now += put
+        cpu += put
+        weights_begin = max(weights_end, now)
+        weights_end = weights_begin + copies * send
         for worker in range(workers):
             if worker not in coming:
                 ask(worker, now, number)
@@ -121,8 +135,8 @@ def simulate(plan: Plan, rounds: int = 200) -> Outcome:
             worker = min(due, key=lambda w: coming[w][0])
             due.discard(worker)
             arrival, asked = coming.pop(worker)
-            now = max(now, arrival) + plan.per_block + rows * plan.per_row
-            cpu += plan.per_block + rows * plan.per_row
+            now = max(now, arrival) + store
+            cpu += store
             got += rows
             ages.append(number - asked)
             if plan.max_staleness:
@@ -134,8 +148,6 @@ def simulate(plan: Plan, rounds: int = 200) -> Outcome:
         now += spent
         updating += spent
     rate, updates = count / now, rounds * plan.updates_per_round / now
-    nodes = max(1, plan.workers // plan.workers_per_node)
-    copies = min(workers, nodes)  # of the weights, per rank: its workers are spread over the nodes
     learner_in = plan.ranks_per_node * rate * plan.row_bytes
     learner_out = plan.ranks_per_node * rounds / now * plan.weight_bytes * copies
     per_node = plan.ranks / nodes
@@ -147,11 +159,14 @@ def simulate(plan: Plan, rounds: int = 200) -> Outcome:
         updates=updates,
         busy={
             "environments": min(working / (workers * now), 1.0),
-            "learner's CPU": cpu / now,
-            "updates": (updating - rounds * plan.updates_per_round * plan.exchange) / now,
-            "gradient exchange": rounds * plan.updates_per_round * plan.exchange / now,
+            "learner": (cpu + updating) / now,
             "learner's link": max(learner_in, learner_out) / plan.learner_link,
             "worker node's link": max(worker_out, worker_in) / plan.worker_link,
+        },
+        learner={
+            "storing": cpu / now,
+            "updates": plan.update * updates,
+            "exchange": plan.exchange * updates,
         },
         bytes={
             "transitions into a learner node": learner_in,
@@ -168,29 +183,34 @@ def simulate(plan: Plan, rounds: int = 200) -> Outcome:
 BASE = Plan()
 PLANS = {
     "base: 1,024 workers, 64 GPUs": BASE,
-    "the same, 128 workers, 8 GPUs": replace(BASE, workers=128, ranks=8),
+    "128 workers, 8 GPUs": replace(BASE, workers=128, ranks=8),
+    "base, each rank's workers on one node": replace(BASE, copies=1),
     "base, workers wait for updates": replace(BASE, max_staleness=0),
     "base, an update per 2 rows": replace(BASE, updates_per_round=64),
     "base, 8 environments per worker": replace(BASE, envs_per_worker=8),
+    "base, 32 steps per block and round": replace(BASE, steps_per_env=32, updates_per_round=32),
     "base, 0.1 ms per environment step": replace(BASE, env_step=1e-4),
-    "the same, 64 steps per block": replace(BASE, env_step=1e-4, steps_per_env=64, updates_per_round=64),
     "base, images of 4 x 84 x 84 bytes": replace(BASE, obs_bytes=4 * 84 * 84, act_bytes=8),
     "images, 8 environments per worker": replace(BASE, obs_bytes=4 * 84 * 84, act_bytes=8, envs_per_worker=8),
     "base, networks of 100 MB": replace(BASE, weight_bytes=100_000_000, gradient_bytes=50_000_000, update=2e-2),
+    "100 MB, each rank's workers on one node": replace(
+        BASE, weight_bytes=100_000_000, gradient_bytes=50_000_000, update=2e-2, copies=1
+    ),
 }
 
 
 def tables() -> None:
     """As in docs/scale.md."""
-    print("| plan | env steps/s | updates/s | staleness | busiest | next |\n| --- | --- | --- | --- | --- | --- |")
+    print(f"| plan | env steps/s | updates/s | {' | '.join(simulate(BASE).busy)} | of the learner |")
+    print("| --- " * 8 + "|")
     for name, plan in PLANS.items():
         found = simulate(plan)
-        (a, x), (b, y), *_ = sorted(found.busy.items(), key=lambda item: -item[1])
-        print(
-            f"| {name} | {found.steps:,.0f} | {found.updates:,.0f} | {found.staleness:.1f} | {a}, {x:.0%} | {b}, {y:.0%} |"
-        )
+        parts = ", ".join(f"{part} {share:.0%}" for part, share in found.learner.items())
+        busy = " | ".join(f"{share:.0%}" for share in found.busy.values())
+        print(f"| {name} | {found.steps:,.0f} | {found.updates:,.0f} | {busy} | {parts} |")
     print("\n| link, MB/s | base | images | 100 MB |\n| --- | --- | --- | --- |")
-    chosen = [simulate(PLANS[name]) for name in (list(PLANS)[0], list(PLANS)[7], list(PLANS)[9])]
+    names = ("base: 1,024 workers, 64 GPUs", "base, images of 4 x 84 x 84 bytes", "base, networks of 100 MB")
+    chosen = [simulate(PLANS[name]) for name in names]
     for link in chosen[0].bytes:
         print(f"| {link} | " + " | ".join(f"{found.bytes[link] / 1e6:,.0f}" for found in chosen) + " |")
 
@@ -203,22 +223,23 @@ def measure() -> None:
     from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
     from rlpolicy.data.staging import packed, store, unpacked
 
-    for obs, steps in ((376, 8), (376, 64), (3, 8)):
-        row = {"obs": np.zeros((1, obs), np.float32), "act": np.zeros((1, 17), np.float32), "rew": np.zeros(1)}
-        row |= {"obs_next": row["obs"], "info": Batch(env_id=np.zeros(1, np.int64)), "policy": Batch()}
-        row |= {name: np.zeros(1, bool) for name in ("terminated", "truncated", "done")}
-        block = pickle.dumps(packed([(Batch(row), np.zeros(1, np.int64)) for _ in range(steps)]), protocol=5)
-        buffer = VectorReplayBuffer(100_000, 1)
+    for obs, steps, envs in ((376, 8, 1), (376, 64, 1), (376, 8, 8), (376, 8, 64), (3, 8, 1)):
+        row = {"obs": np.zeros((envs, obs), np.float32), "act": np.zeros((envs, 17), np.float32)}
+        row |= {"obs_next": row["obs"], "info": Batch(env_id=np.arange(envs)), "policy": Batch()}
+        row |= {name: np.zeros(envs, bool) for name in ("terminated", "truncated", "done")} | {"rew": np.zeros(envs)}
+        block = pickle.dumps(packed([(Batch(row), np.arange(envs)) for _ in range(steps)]), protocol=5)
+        buffer = VectorReplayBuffer(10_000, envs)
         spent = [0.0, 0.0]
         for _ in range(300):
-            begin = time.perf_counter()
+            begin = time.process_time()
             kept = unpacked(pickle.loads(block))
-            middle = time.perf_counter()
+            middle = time.process_time()
             store(kept, buffer)
-            spent = [spent[0] + middle - begin, spent[1] + time.perf_counter() - middle]
+            spent = [spent[0] + middle - begin, spent[1] + time.process_time() - middle]
+        a, b = (seconds / 300 / steps * 1e6 for seconds in spent)
         print(
-            f"{steps} steps of {obs} numbers: {len(block) / steps:,.0f} bytes per row, "
-            f"unpacking {spent[0] / 300 * 1e6:,.0f} us, storing {spent[1] / 300 / steps * 1e6:.1f} us per row"
+            f"{steps} steps of {envs} environments, {obs} numbers: {len(block) / steps / envs:,.0f} bytes per row, "
+            f"{a:.1f} us to unpack a step, {b:.1f} us to store it"
         )
 
 

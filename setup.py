@@ -21,7 +21,7 @@ EXTRAS = {
     "video": ["moviepy>=1.0"],  # gymnasium's RecordVideo writes with it
     "yaml": ["pyyaml>=6.0"],
     "cli": ["shtab>=1.6"],  # completion of commands in the shell
-    "test": ["pytest>=7.4", "pytest-cov>=4.1", "hypothesis>=6.90", "h5py>=3.8"],
+    "test": ["pytest>=7.4", "pytest-cov>=4.1", "pytest-xdist>=3.2", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
 OPTIONAL = (

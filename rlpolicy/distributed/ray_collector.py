@@ -5,7 +5,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -25,6 +25,16 @@ logger = logging.getLogger(__name__)
 
 PATIENCE = 60.0
 """Seconds without an answer after which a worker is named in the log."""
+
+
+class Asked(NamedTuple):
+    """A block to come."""
+
+    worker: int
+    round: int
+    """In which it was asked for."""
+    weights: Any
+    """Kept in the object store until then: a worker that is replaced begins the block anew."""
 
 
 @dataclass(kw_only=True)
@@ -120,9 +130,14 @@ class RayCollector(Collector):
         self._round, self._version, self._incarnations = 0, -1, [""] * num_workers
         self._arrays: list[np.ndarray] = []
         self._weights: Any = None
-        self._asked: dict[Any, tuple[int, int]] = {}
-        """Blocks to come: which worker, and the round in which it was asked."""
+        self._asked: dict[Any, Asked] = {}
+        """Blocks to come."""
         super().__init__(policy, RayEnvs(self), buffer, preprocess_fn, exploration_noise, check_finite=check_finite)
+
+    @property
+    def data(self) -> Batch:
+        """Not here: the workers have the current observations."""
+        raise TypeError("the current observations of a RayCollector are in its workers")
 
     # -- resets -----------------------------------------------------------------------------------------------------
 
@@ -174,7 +189,7 @@ class RayCollector(Collector):
     def _collect_steps(self, n_step: int, random: bool) -> list[tuple[int, Block]]:
         per_round = self.num_workers * self.envs_per_worker
         share = -(-n_step // per_round) * self.envs_per_worker
-        busy = {worker for worker, _ in self._asked.values()}
+        busy = {asked.worker for asked in self._asked.values()}
         for worker in range(self.num_workers):
             if worker not in busy:
                 self._ask(worker, random, n_step=share)
@@ -182,7 +197,7 @@ class RayCollector(Collector):
         count, due = 0, set(self._asked)
         while True:
             if count >= n_step:
-                due = {block for block in due if self._round - self._asked[block][1] >= self.max_staleness}
+                due = {block for block in due if self._round - self._asked[block].round >= self.max_staleness}
                 if not due:
                     return blocks
             if not due:  # fewer steps have come than were asked for
@@ -211,7 +226,7 @@ class RayCollector(Collector):
             random=random,
             **amount,
         )
-        self._asked[self.workers[worker].collect.remote(order)] = worker, self._round
+        self._asked[self.workers[worker].collect.remote(order)] = Asked(worker, self._round, self._weights)
 
     @property
     def _learning(self) -> BasePolicy[Any]:
@@ -236,8 +251,9 @@ class RayCollector(Collector):
         """
         taken: list[tuple[int, Block]] = []
         for reference in self._wait(list(due), wanted):
-            worker, _ = self._asked.pop(reference)
+            worker = self._asked[reference].worker
             taken.append((worker, self._get(reference)))
+            del self._asked[reference]
             if share:
                 self._ask(worker, random, n_step=share)
         taken.sort(key=lambda found: found[0])
@@ -254,7 +270,7 @@ class RayCollector(Collector):
             logger.warning(
                 "workers %s have not answered for %.0f s: a worker that has died waits for a free CPU, of which the "
                 "cluster has %g",
-                sorted(self._asked[block][0] for block in rest), PATIENCE,
+                sorted(self._asked[block].worker for block in rest), PATIENCE,
                 self._ray.available_resources().get("CPU", 0.0),
             )  # fmt: skip
 

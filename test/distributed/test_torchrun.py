@@ -22,7 +22,7 @@ from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
 from rlpolicy.trainer.checkpoint import checkpoints
 from rlpolicy.trainer.ranks import check_drift, merged, share_policy, without
 from rlpolicy.utils import ranks
-from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.errors import InvalidArgument, MissingExtra
 from rlpolicy.utils.net.scaler import RunningStandardScaler
 from rlpolicy.utils.optim import descend
 from rlpolicy.utils.statistics import RewardScaler
@@ -75,20 +75,25 @@ def trained(name: str, part: slice, compiled: bool = False, **options: Any) -> d
     return found | {f"gradient of {n}": p.grad.clone() for n, p in policy.named_parameters() if p.grad is not None}
 
 
-CASES = [
-    (name, False, {}) for name in ("ddpg", "sac", "dqn", "td3", "tqc", "redq", "qrdqn", "bdq", "discrete_sac", "qmix")
+Case = tuple[str, bool, dict[str, Any]]
+"""Algorithm, whether it is compiled, options."""
+CASES: list[Case] = [(name, False, {"max_grad_norm": 0.1}) for name in ("ddpg", "sac")]
+CASES += [("dqn", False, {}), ("sac", True, {}), ("dqn", True, {})]
+MORE: list[Case] = [
+    (name, False, {})
+    for name in ("ddpg", "sac", "td3", "tqc", "redq", "qrdqn", "bdq", "discrete_sac", "qmix", "rainbow", "c51")
 ]
-CASES += [("ddpg", False, {"max_grad_norm": 0.1}), ("sac", False, {"max_grad_norm": 0.1})]
-CASES += [(name, True, {}) for name in ("ddpg", "sac", "dqn", "td3")]
+MORE += [("ddpg", True, {}), ("td3", True, {})]
 
 
-def test_two_ranks_learn_what_one_process_learns_from_the_joined_minibatches() -> None:
+@pytest.mark.parametrize("cases", [CASES, pytest.param(MORE, marks=pytest.mark.slow)], ids=["usual", "more"])
+def test_two_ranks_learn_what_one_process_learns_from_the_joined_minibatches(cases: list[Case]) -> None:
     def work(rank: int) -> list[dict[str, Tensor]]:
         part = slice(rank * HALF, (rank + 1) * HALF)
-        return [trained(name, part, compiled, **options) for name, compiled, options in CASES]
+        return [trained(name, part, compiled, **options) for name, compiled, options in cases]
 
     found = run_ranks(SIZE, work)
-    for i, (name, compiled, options) in enumerate(CASES):
+    for i, (name, compiled, options) in enumerate(cases):
         alone = trained(name, slice(None), compiled, **options)
         changed = 0
         for key, right in alone.items():
@@ -182,7 +187,10 @@ def run(rank: int, path: Path, algorithm: str, stop: bool, load: bool, size: int
     return found | {"stop": [info.stop_reason, info.train_step, info.train_episode]}
 
 
-@pytest.mark.parametrize("algorithm", ["ddpg", "sac", "dqn"])
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize("algorithm", ["ddpg", *(pytest.param(name, marks=SLOW) for name in ("sac", "dqn"))])
 def test_a_run_on_two_ranks_goes_on_exactly(algorithm: str, tmp_path: Path) -> None:
     whole = run_ranks(2, lambda rank: run(rank, tmp_path / "whole", algorithm, stop=False, load=False))
     first, second = whole
@@ -322,13 +330,14 @@ print("not reached")
 """
 
 
+@pytest.mark.slow  # of processes that import torch
 @pytest.mark.parametrize(
     ("who", "how", "cause"),
     [
         (1, "raise", "has died: ValueError: the sensor is broken"),
         (0, "raise", "has died: ValueError: the sensor is broken"),
-        pytest.param(1, "kill", "ended without a word", marks=pytest.mark.slow),
-        pytest.param(0, "kill", "which kept the notes of all, is gone", marks=pytest.mark.slow),
+        (1, "kill", "ended without a word"),
+        (0, "kill", "which kept the notes of all, is gone"),
     ],
 )
 def test_a_rank_that_dies_ends_all_and_is_named(who: int, how: str, cause: str) -> None:
@@ -338,13 +347,80 @@ def test_a_rank_that_dies_ends_all_and_is_named(who: int, how: str, cause: str) 
         subprocess.Popen(command, env=common | {"RANK": str(rank)}, stderr=subprocess.PIPE, stdout=subprocess.PIPE)
         for rank in range(2)
     ]
-    said = [process.communicate(timeout=120) for process in started]
+    said = [process.communicate(timeout=240) for process in started]
     assert all(process.returncode for process in started)
     assert not any(out for out, _ in said)
     survivor = said[1 - who][1].decode()
     assert "RankDied" in survivor
     assert f"rank {who} (" in survivor
     assert cause in survivor
+
+
+def test_the_cause_of_a_death_reaches_the_others() -> None:
+    """As above, in forks, where the end of the process has to be acted."""
+
+    def work(rank: int) -> str:
+        try:
+            if rank == 1:
+                raise ValueError("the sensor is broken")
+            ranks.everywhere(True)
+        except ValueError:
+            sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - for the rest of this process
+            sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]
+        except rlpolicy.distributed.RankDied as error:
+            return str(error)
+        return "died"
+
+    survivor, dead = run_ranks(2, work)
+    assert dead == "died"
+    assert survivor.startswith("rank 1 (")
+    assert "has died: ValueError: the sensor is broken (in test_torchrun.py, line " in survivor
+
+
+class Poison(Callback):
+    """On rank 1, one reward in the buffer becomes NaN."""
+
+    def on_collect(self, trainer: Any, stats: Any) -> None:
+        if ranks.rank() == 1 and 80 <= trainer.env_step < 84:
+            trainer.train_collector.buffer.rew[:] = np.nan
+        elif ranks.rank() == 1 and trainer.env_step >= 100:
+            trainer.train_collector.buffer.rew[:] = 0.0
+
+
+def test_ranks_skip_the_same_updates() -> None:
+    def work(rank: int) -> Any:
+        trainer = make_trainer("ddpg", max_epoch=2, nan_policy="skip", callbacks=[Poison()])
+        info = trainer.run()
+        weights = {name: value.numpy().copy() for name, value in trainer.policy.state_dict().items()}
+        close(trainer)
+        return info.skipped_updates, info.gradient_step, weights
+
+    (skipped, steps, weights), other = run_ranks(2, work)
+    assert skipped > 0
+    assert skipped + steps == 24  # 0.2 for each of 120 steps
+    assert (skipped, steps) == other[:2]
+    assert_same(weights, other[2])
+
+
+@pytest.mark.parametrize("kind", ["thread", pytest.param("process", marks=pytest.mark.slow)])
+def test_collecting_ahead_on_two_ranks(kind: Any) -> None:
+    def work(rank: int) -> Any:
+        trainer = make_trainer("ddpg", max_epoch=2, async_collection=kind)
+        info = trainer.run()
+        close(trainer)
+        return (
+            info.train_step,
+            info.gradient_step,
+            [stats.train_collect_stat.n_collected_steps for stats in trainer.history],
+        )
+
+    assert run_ranks(2, work) == [(120, 24, [60, 60])] * 2
+
+
+def test_ray_is_named_when_it_is_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtra, match=r"rlpolicy\[ray\]"):
+        rlpolicy.distributed.RayCollector(make("ddpg"), lambda: None, 1)
 
 
 @pytest.mark.slow

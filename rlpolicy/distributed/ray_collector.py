@@ -27,6 +27,10 @@ PATIENCE = 60.0
 """Seconds without an answer after which a worker is named in the log."""
 
 
+_LOST = "lost"
+"""In the place of an incarnation: what it has delivered last has not arrived."""
+
+
 class Asked(NamedTuple):
     """A block to come."""
 
@@ -210,11 +214,17 @@ class RayCollector(Collector):
             due &= self._asked.keys()
 
     def _collect_episodes(self, n_episode: int, random: bool) -> list[tuple[int, Block]]:
-        for worker in range(self.num_workers):
-            share = n_episode // self.num_workers + (worker < n_episode % self.num_workers)
-            if share:
-                self._ask(worker, random, n_episode=share)
-        return self._take_all()
+        blocks: list[tuple[int, Block]] = []
+        left = n_episode
+        while left > 0:  # again for those that are lost
+            for worker in range(self.num_workers):
+                share = left // self.num_workers + (worker < left % self.num_workers)
+                if share:
+                    self._ask(worker, random, n_episode=share)
+            found = self._take_all()
+            left -= sum(block.stats.n_collected_episodes for _, block in found)
+            blocks += found
+        return blocks
 
     def _ask(self, worker: int, random: bool, **amount: int) -> None:
         order = Order(
@@ -252,7 +262,11 @@ class RayCollector(Collector):
         taken: list[tuple[int, Block]] = []
         for reference in self._wait(list(due), wanted):
             worker = self._asked[reference].worker
-            taken.append((worker, self._get(reference)))
+            try:
+                taken.append((worker, self._get(reference)))
+            except self._ray.exceptions.ObjectLostError as error:
+                logger.warning("a block of worker %d is lost with the node that it was on: %s", worker, error)
+                self._incarnations[worker] = _LOST
             del self._asked[reference]
             if share:
                 self._ask(worker, random, n_step=share)
@@ -311,10 +325,14 @@ class RayCollector(Collector):
         """What the workers answer.
 
         :raises Exception: what was raised in a worker.
+        :raises RuntimeError: a worker cannot be made, or made anew.
         """
+        exceptions = self._ray.exceptions
         try:
             return self._ray.get(references)
-        except self._ray.exceptions.RayTaskError as error:
+        except exceptions.ActorDiedError as error:
+            raise RuntimeError(f"a worker of the RayCollector cannot be started: {error}") from error
+        except exceptions.RayTaskError as error:
             raise error.as_instanceof_cause() from None
 
     def _warn_of_missing_cpus(self, wanted: float) -> None:

@@ -204,7 +204,7 @@ class RayCollector(Collector):
                 due = {block for block in due if self._round - self._asked[block].round >= self.max_staleness}
                 if not due:
                     return blocks
-            if not due:  # fewer steps have come than were asked for
+            elif not due or self.max_staleness > 1:  # quick workers may deliver again in the place of slow ones
                 if not self._asked:
                     self._ask(0, random, n_step=self.envs_per_worker)
                 due = set(self._asked)

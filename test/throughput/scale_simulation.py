@@ -141,7 +141,7 @@ def simulate(plan: Plan, rounds: int = 200) -> Outcome:
             ages.append(number - asked)
             if plan.max_staleness:
                 ask(worker, now, number)
-            if not due and got < wanted:
+            if got < wanted and (not due or plan.max_staleness > 1):
                 due = set(coming)
         count += got
         spent = plan.updates_per_round * (plan.update + plan.exchange)

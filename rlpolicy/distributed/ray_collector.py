@@ -148,7 +148,9 @@ class RayCollector(Collector):
     def reset_env(self, gym_reset_kwargs: dict[str, Any] | None = None) -> None:
         """Reset all environments, after what is under way was stored; running episodes are cut."""
         if self._ready is not None:
-            self._take_all()
+            for _, block in self._take_all():
+                self.collect_step += block.stats.n_collected_steps
+                self.collect_episode += block.stats.n_collected_episodes
             self.buffer.end_episodes(self._all)
         self._asked.clear()  # of a run before the one that was loaded
         self._get([worker.reset.remote(gym_reset_kwargs) for worker in self.workers])
@@ -166,7 +168,7 @@ class RayCollector(Collector):
         gym_reset_kwargs: dict[str, Any] | None = None,
         reset_before_collect: bool = False,
     ) -> RayCollectStats:
-        """Collect at least ``n_step`` transitions, or exactly ``n_episode`` episodes.
+        """Collect at least ``n_step`` transitions; or ``n_episode`` episodes, and whatever was under way.
 
         See :meth:`Collector.collect` for the arguments. ``random`` is for the blocks that are asked for now. With
         ``n_episode`` the workers divide the episodes among themselves and begin new ones afterwards; nothing is under

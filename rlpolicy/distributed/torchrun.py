@@ -38,7 +38,8 @@ def init(*, device: str | torch.device | None = None, timeout: float = 1800.0) -
         processes on this machine. It becomes torch's current GPU.
     :param timeout: seconds that a process waits for the others, e.g. for rank 0 to test.
     :return: the device, where networks belong.
-    :raises ValueError: some of torchrun's environment variables are missing, or rlpolicy has begun with other settings.
+    :raises ValueError: some of torchrun's environment variables are missing, or ``torch.distributed`` has been
+        initialised without a backend for main memory.
     :raises RankDied: from now on, by whatever waits for the others: one of them has ended with an error.
     """
     missing = [name for name in VARIABLES if name not in os.environ]
@@ -60,6 +61,11 @@ def init(*, device: str | torch.device | None = None, timeout: float = 1800.0) -
         backend = "cpu:gloo,cuda:nccl" if chosen.type == "cuda" else "gloo"
         dist.init_process_group(backend, timeout=timedelta(seconds=timeout))
         atexit.register(_end)
+    elif "cpu" not in dist.get_backend_config() and dist.get_backend() == "nccl":
+        raise InvalidArgument(
+            "torch.distributed has been initialised with nccl alone, counters travel in main memory: take the backend "
+            "'cpu:gloo,cuda:nccl', or leave it to rlpolicy.distributed.init()"
+        )
     processes = Processes(Deaths())
     processes.check_alike()
     ranks.install(processes)

@@ -188,7 +188,7 @@ def test_episodes_resets_and_seeds(make: Any) -> None:
     assert (stats.n_collected_episodes, stats.n_collected_steps, stats.lens.tolist()) == (4, 20, [5] * 4)
     collector.collect(n_step=3)
     collector.reset_env()
-    assert sum(lens(collector)) == 20 + 6  # what was under way is stored
+    assert sum(lens(collector)) == collector.collect_step == 20 + 6  # what was under way is stored
     check(collector)
     collector.env.seed(3)
     assert collector.collect(n_step=3, random=True).n_collected_steps == 3

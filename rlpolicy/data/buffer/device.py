@@ -398,7 +398,10 @@ class DeviceRings(Rings):
 
 
 class _HostPart(Rings):
-    """One segment of rings on a device, as the host sees it; rows are added through the whole."""
+    """One segment of rings on a device, as the host sees it; rows are added through the whole.
+
+    Whatever is changed here is changed in the host's arrays of the whole, which then know best.
+    """
 
     def __init__(self, parent: DeviceRings, i: int) -> None:
         self.parent, self.i = parent, i
@@ -417,10 +420,34 @@ class _HostPart(Rings):
         """See :class:`Rings`."""
         return self.parent.begun[self.i : self.i + 1]
 
+    def __reduce__(self) -> tuple[type["_HostPart"], tuple[DeviceRings, int]]:
+        """Copies and pickles are parts again, of the copied parent."""
+        return _HostPart, (self.parent, self.i)
+
     @property
     def ep_rew(self) -> np.ndarray:  # type: ignore[override]
         """See :class:`Rings`."""
         return self.parent.ep_rew[self.i : self.i + 1]
+
+    def extend(self, i: int, count: int) -> IntArray:
+        """See :meth:`Rings.extend`."""
+        self.parent._take_over()
+        return super().extend(i, count)
+
+    def end_episodes(self, ids: IntArray) -> None:
+        """See :meth:`Rings.end_episodes`."""
+        self.parent._take_over()
+        super().end_episodes(ids)
+
+    def clear(self, ids: IntArray | slice = slice(None), keep_statistics: bool = False) -> None:
+        """See :meth:`Rings.clear`."""
+        self.parent._take_over()
+        super().clear(ids, keep_statistics)
+
+    def move_to(self, row: int) -> None:
+        """See :meth:`Rings.move_to`."""
+        self.parent._take_over()
+        super().move_to(row)
 
     def after(self, index: np.ndarray, done: BoolArray | Tensor) -> np.ndarray:
         """See :meth:`Rings.after`."""

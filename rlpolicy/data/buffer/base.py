@@ -543,7 +543,7 @@ class ReplayBuffer:
         if isinstance(index, slice):
             return self._all_indices() if index == slice(None) else np.arange(len(self))[index]
         if isinstance(index, torch.Tensor) and self.device is not None:
-            return index
+            return index.flatten().nonzero().squeeze(1) if index.dtype is torch.bool else index
         rows = np.asarray(index)
         return np.flatnonzero(rows) if rows.dtype == bool else rows
 

@@ -99,9 +99,19 @@ class DeviceStorage(Storage):
             column.index_copy_(0, index, value)
 
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
-        """See :meth:`Storage.read`: tensors of their own."""
-        index = self.index(rows)
+        """See :meth:`Storage.read`: tensors of their own.
+
+        :raises IndexError: rows of the host lie outside; on a device they would end all work there.
+        """
+        index = self.index(rows if isinstance(rows, slice | Tensor) else self._within(rows))
         return Batch.wrap({key: _take(c, index) for key, c in self.columns.__dict__.items() if key not in skip})
+
+    def _within(self, rows: Any) -> Any:
+        """Rows of the host, none of them negative."""
+        rows = np.asarray(rows)
+        if rows.size and not (-self.size <= rows.min() and rows.max() < self.size):
+            raise IndexError(f"rows must be in {-self.size}..{self.size - 1}, got {rows.min()}..{rows.max()}")
+        return rows % self.size
 
     def as_given(self, value: Any, path: Path = ()) -> Any:
         """Everything is a tensor, whatever was given."""
@@ -467,7 +477,7 @@ def with_batch_axis(transition: Any) -> Any:
     """A transition as a batch of one."""
     if isinstance(transition, Batch | Mapping):
         return {key: with_batch_axis(value) for key, value in transition.items()}
-    return torch.as_tensor(transition).unsqueeze(0)
+    return transition.unsqueeze(0) if isinstance(transition, Tensor) else np.asarray(transition)[None]
 
 
 def store(

@@ -178,7 +178,7 @@ class DeviceStorage(Storage):
                 column = tensor.new_zeros((self.size, *tensor.shape[1:]), dtype=self._dtype(here, tensor.dtype))
             elif tensor.shape != (count, *column.shape[1:]):
                 raise self._misfit(here, tensor, count, column)  # type: ignore[arg-type]  # has a shape, too
-            elif not torch.can_cast(tensor.dtype, column.dtype):  # it would lose something
+            elif _would_lose(tensor.dtype, column.dtype):
                 column = column.to(torch.promote_types(tensor.dtype, column.dtype))
             have[key] = column
             plan.append((column, tensor))
@@ -211,6 +211,11 @@ class DeviceStorage(Storage):
         if self._obs_tensor_dtype is not None and path[0] in ("obs", "obs_next") and dtype.is_floating_point:
             return self._obs_tensor_dtype
         return dtype
+
+
+def _would_lose(given: torch.dtype, column: torch.dtype) -> bool:
+    """Whether a column cannot hold such numbers, by the rule of host memory (numpy's "same_kind")."""
+    return not torch.can_cast(given, column) or (given.is_signed and not column.is_signed)
 
 
 def _take(column: Any, index: Tensor) -> Any:
@@ -420,6 +425,10 @@ class _HostPart(Rings):
         self.start = np.zeros(1, np.int64)
         self._finish_init()
 
+    def __reduce__(self) -> tuple[type["_HostPart"], tuple[DeviceRings, int]]:
+        """Copies and pickles are parts again, of the copied parent."""
+        return _HostPart, (self.parent, self.i)
+
     @property
     def written(self) -> IntArray:  # type: ignore[override]
         """See :class:`Rings`."""
@@ -429,10 +438,6 @@ class _HostPart(Rings):
     def begun(self) -> IntArray:  # type: ignore[override]
         """See :class:`Rings`."""
         return self.parent.begun[self.i : self.i + 1]
-
-    def __reduce__(self) -> tuple[type["_HostPart"], tuple[DeviceRings, int]]:
-        """Copies and pickles are parts again, of the copied parent."""
-        return _HostPart, (self.parent, self.i)
 
     @property
     def ep_rew(self) -> np.ndarray:  # type: ignore[override]

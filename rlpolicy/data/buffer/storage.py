@@ -338,7 +338,7 @@ class Storage:
             return ValueError(f"{'.'.join(path)} has shape {value.shape}, but there are {count} transitions to store")
         shape = value.shape if count is None else value.shape[1:]
         return ValueError(
-            f"{'.'.join(path)} of one transition has shape {tuple(shape)}, but this buffer holds {column.shape[1:]} "
+            f"{'.'.join(path)} of one transition has shape {tuple(shape)}, but this buffer holds {tuple(column.shape[1:])} "
             "(the shape of the first transition)"
         )
 

@@ -183,6 +183,40 @@ def test_parts_of_a_vector_buffer_can_be_read() -> None:
         device.buffers[0].add(Batch(rows_of(as_tensors(step(np.random.default_rng(0), 3)), 0)))
 
 
+def test_parts_of_a_vector_buffer_can_be_emptied_and_their_episodes_cut() -> None:
+    host, device = filled()
+    for buffer in (host, device):
+        buffer.buffers[0].reset()
+        buffer.buffers[2].end_episodes()
+    for twin in (device, copy.deepcopy(device)):
+        values = step(np.random.default_rng(1), 3)
+        whole = copy.deepcopy(host)
+        for ours, theirs in zip(whole.add(Batch(values)), twin.add(Batch(values)), strict=True):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-12)
+        np.testing.assert_array_equal(whole._rings.newest(), twin._rings.newest())
+        twin.reset()
+        assert twin.buffers[1]._rings.earlier == twin._rings.earlier[1]  # the same memory in a copy, too
+
+
+def test_rewards_of_rows_that_are_not_kept_count_for_nothing() -> None:
+    _, device = filled(ends=0.0)
+    kept = torch.tensor([True, True, False])
+    values = as_tensors(step(np.random.default_rng(1), 3, ends=0.0))
+    device.add_step({**values, "rew": torch.tensor([1.0, 1.0, torch.nan])}, kept)
+    assert np.isfinite(device._rings.ep_rew).all()
+
+
+def test_rows_as_callers_write_them() -> None:
+    host, device = filled(steps=5)
+    for rows in (-1, [-1, -12], np.array([[0, -2]]), slice(2, 4)):
+        assert_same(host[rows].rew, device[rows].rew)
+    assert_same(host[host.done].rew, device[device.done].rew)
+    assert_same(host[host.done].rew, device[host.done].rew)
+    for wrong in ([12], [0, -13]):
+        with pytest.raises(IndexError, match="12"):
+            device[wrong]
+
+
 def test_copies_and_pickles_go_their_own_way() -> None:
     host, device = filled()
     for twin in (copy.deepcopy(device), pickle.loads(pickle.dumps(device))):
@@ -260,6 +294,15 @@ def test_columns_that_come_later_or_grow() -> None:
     assert buffer.policy.log_prob.tolist() == [0.0, 0.5, 0.0, 0.0]
 
 
+def test_columns_of_small_numbers_grow_for_negative_ones() -> None:
+    for device in (None, "cpu"):
+        buffer = VectorReplayBuffer(4, 2, device=device)
+        values = step(np.random.default_rng(0), 2)
+        buffer.add(Batch({**values, "act": np.array([1, 2], np.uint8)}))
+        buffer.add(Batch({**values, "act": np.array([-3, 400])}))
+        assert buffer.act.tolist() == [1, -3, 2, 400]
+
+
 def bad(**changes: Any) -> Batch:
     return Batch({**as_tensors(step(np.random.default_rng(0), 3)), **changes})
 
@@ -271,6 +314,7 @@ def bad(**changes: Any) -> Batch:
         (bad(rew=torch.zeros(2)), ValueError, "rewards of shape"),
         (bad(obs=torch.zeros(3, 3)), ValueError, "was a Batch"),
         (bad(act=Batch(a=torch.zeros(3))), ValueError, "was a tensor"),
+        (bad(act=torch.zeros(3, 5)), ValueError, r"holds \(2,\)"),
         (bad(name=np.array(["a", "b", "c"], object)), TypeError, "numbers only"),
         (bad(extra=torch.zeros(2)), ValueError, "3 transitions"),
     ],
@@ -284,6 +328,8 @@ def test_what_does_not_fit_changes_nothing(batch: Batch, error: type[Exception],
 
 def test_what_is_refused() -> None:
     _, device = filled()
+    with pytest.raises(TypeError, match=r"info\.text is a .*numbers only"):
+        ReplayBuffer(3, device="cpu").add(Batch({**rows_of(step(np.random.default_rng(0), 1), 0), "info": {"text": "a"}}))
     with pytest.raises(ValueError, match="missing: rew"):
         device.add_step({"obs": 1, "act": 1, "terminated": 1, "truncated": 1})
     with pytest.raises(ValueError, match="at most once"):

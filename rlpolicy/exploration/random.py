@@ -77,6 +77,8 @@ class Scheduled:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where :meth:`state_dict` was called. The schedule, which is a function, stays this object's own.
 
+        Where there is no such device any more, random numbers for tensors begin a new sequence.
+
         :raises ValueError: the state is that of another kind of noise.
         """
         values = state["values"]
@@ -85,18 +87,25 @@ class Scheduled:
         if state["is_scheduled"] and self._schedule is None:
             raise ValueError(f"the {type(self).__name__} that was saved followed a schedule, this one has none")
         rng = state["rng"]
-        self._rng = None if rng is None else generator_from(rng)  # type: ignore[assignment]  # a numpy one was saved
-        self._device_rng = None
-        if "device_rng" in state:
-            device, bits = state["device_rng"]
-            self._device_rng = torch.Generator(device)
-            self._device_rng.set_state(torch.from_numpy(np.array(bits)))
+        rng = None if rng is None else generator_from(rng)
+        device_rng = _generator_on(*state["device_rng"]) if "device_rng" in state else None
+        self._rng, self._device_rng = rng, device_rng  # type: ignore[assignment]  # a numpy one was saved
         vars(self).update(values)
         if not state["is_scheduled"]:  # a scale that was set by hand
             self._schedule = None
 
     def _set_scale(self, scale: float) -> None:
         raise NotImplementedError(f"{type(self).__name__} has no scale to follow a schedule")
+
+
+def _generator_on(device: str, bits: NDArray[np.uint8]) -> torch.Generator | None:
+    """A generator that goes on; None: there is no such device here."""
+    try:
+        generator = torch.Generator(device)
+    except RuntimeError:
+        return None
+    generator.set_state(torch.from_numpy(np.array(bits)))
+    return generator
 
 
 class BaseNoise(Scheduled, ABC):

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 
 from rlpolicy.exploration import BaseNoise, EpsilonGreedy, GaussianNoise, OUNoise, PinkNoise
 from rlpolicy.utils.schedules import LinearSchedule
@@ -212,3 +213,16 @@ def test_epsilon_zero_and_schedule():
     for wrong in (-0.1, 1.1):
         with pytest.raises(ValueError, match="epsilon"):
             EpsilonGreedy(wrong)
+
+
+def test_numbers_for_tensors_go_on_where_they_were_or_begin_anew_without_their_device():
+    noise, act = GaussianNoise(seed=1), torch.zeros(4)
+    noise.like(act)
+    state = noise.state_dict()
+    twin, elsewhere = GaussianNoise(seed=2), GaussianNoise(seed=3)
+    twin.load_state_dict(state)
+    elsewhere.load_state_dict(state | {"device_rng": ["cuda:63", state["device_rng"][1]]})
+    following = noise.like(act)
+    assert torch.equal(twin.like(act), following)
+    assert elsewhere.like(act).isfinite().all()
+    assert elsewhere.rng_on(act.device).initial_seed() != noise.rng_on(act.device).initial_seed()

@@ -74,7 +74,7 @@ class TensorCollector(Collector):
     def reset_env(self, gym_reset_kwargs: dict[str, Any] | None = None) -> None:
         """Reset all environments; episodes that were running are cut (stored as truncated)."""
         if self._ready is not None:
-            self.buffer.end_episodes()
+            self.buffer.end_episodes(self._all)
         obs = _as_batch(self.tensor_env.reset(**(gym_reset_kwargs or {})))
         self._check_device()
         self._ready = Ready(self._all, obs, Batch.wrap({}), None)
@@ -151,7 +151,8 @@ class TensorCollector(Collector):
         frame["rew"], frame["terminated"], frame["truncated"] = step.rew, step.terminated, step.truncated
         frame["obs_next"] = obs_next
         kept = step.stored if wanted is None else wanted if step.stored is None else wanted & step.stored
-        _, ep_rew, ep_len, _ = self._buffer.add_step(Batch.wrap(frame), kept)
+        ids = None if self._buffer._rings.n == self.env_num else self._all
+        _, ep_rew, ep_len, _ = self._buffer.add_step(Batch.wrap(frame), kept, ids)
         done = step.terminated | step.truncated
         ended = done if kept is None else done & kept
         finite = self._are_finite(obs_next, step.rew, frame["act"]) if self.check_finite else None

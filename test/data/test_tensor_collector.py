@@ -526,3 +526,17 @@ def test_what_is_refused() -> None:
     env = Liar(4, autoreset_mode=AutoresetMode.NEXT_STEP)
     with pytest.raises(ValueError, match=r"set env\.metadata"):
         Collector(policy, env, buffer).collect(n_step=4)
+
+
+def test_a_buffer_with_more_parts_than_environments_is_filled_in_its_first_ones() -> None:
+    buffers = []
+    for device in (None, "cpu"):
+        host, there = collectors(2, AutoresetMode.SAME_STEP)
+        collector = host if device is None else there
+        collector.buffer = VectorReplayBuffer(40, 4, device=device)
+        collector.collect(n_step=12)
+        collector.collect(n_episode=3)
+        buffers.append(collector.buffer)
+    ours, theirs = buffers
+    assert [len(part) for part in theirs.buffers][2:] == [0, 0]
+    np.testing.assert_array_equal(ours[np.arange(6)].obs, theirs[np.arange(6)].obs.numpy())

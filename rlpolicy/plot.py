@@ -69,14 +69,18 @@ def updates(runs: Runs, names: Sequence[str] | None = None) -> "Figure":
     columns = min(3, len(chosen))
     rows = -(-len(chosen) // columns)
     figure = _figure((4.2 * columns, 2.8 * rows))
+    told: set[int] = set()  # groups that a legend names: not all report the same, nor are all in the first picture
     for number, name in enumerate(chosen, start=1):
         axes = figure.add_subplot(rows, columns, number, title=name, xlabel="gradient steps")
         axes.grid(alpha=0.3)
         for place, group in enumerate(groups):
-            for label, run in zip([group.label, *[None] * len(group.runs)], group.runs, strict=False):
+            for run in group.runs:
                 if name in run.updates:
+                    label = None if place in told else group.label
                     axes.plot(*run.updates[name], color=_colour(place), linewidth=1, label=label)
-    figure.axes[0].legend(fontsize="small")
+                    told.add(place)
+        if axes.get_legend_handles_labels()[0]:
+            axes.legend(fontsize="small")
     return figure
 
 

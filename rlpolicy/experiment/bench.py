@@ -97,6 +97,7 @@ def _has_ended(config: ExperimentConfig) -> bool:
         return False
     folder = RunFolder.open(path)
     differing = folder.read_config().difference(config)
+    differing.pop("logdir", None)  # the run is here, however its place was written
     if differing:
         name, (theirs, ours) = next(iter(differing.items()))
         raise InvalidArgument(

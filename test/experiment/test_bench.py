@@ -96,7 +96,7 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert first.last_tests[1] == [r for r in lines if r["step_type"] == "test/env_step"][-1]["test/returns_stat/mean"]
 
     when = folders[0].result.stat().st_mtime_ns
-    (again,) = bench([ENTRY], [0, 1, 2], 1, logdir, episodes=3, changes=TINY)
+    (again,) = bench([ENTRY], [0, 1, 2], 1, f"{tmp_path}/./runs/../runs", episodes=3, changes=TINY)
     assert folders[0].result.stat().st_mtime_ns == when
     assert again.returns[:2] == expected
     assert again.seeds == [0, 1, 2]

@@ -114,7 +114,7 @@ def _collect(experiment: Experiment, seconds: float) -> float:
     count = config.train_envs
     collector.collect(n_step=-(-config.batch_size // count) * count, random=True)
     begin, steps = time.perf_counter(), 0
-    while (taken := time.perf_counter() - begin) < seconds:
+    while (taken := time.perf_counter() - begin) < seconds or not steps:
         steps += collector.collect(n_step=count).n_collected_steps
     return steps / taken
 
@@ -125,7 +125,7 @@ def _update(experiment: Experiment, seconds: float) -> float:
     policy.train()
     policy.update(config.batch_size, experiment.buffer)  # whatever is made at first use
     begin, count = time.perf_counter(), 0
-    while (taken := time.perf_counter() - begin) < seconds:
+    while (taken := time.perf_counter() - begin) < seconds or not count:
         policy.update(config.batch_size, experiment.buffer)
         count += 1
     if torch.device(config.device).type == "cuda":

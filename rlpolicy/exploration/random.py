@@ -378,7 +378,9 @@ class EpsilonGreedy(Scheduled):
             replaced[explore] = np.where(allowed, self.rng.random(allowed.shape), -1.0).argmax(axis=-1)
         return replaced
 
-    def of_tensor(self, act: Tensor, n_actions: int | NDArray[Any], mask: Tensor | None = None) -> Tensor:
+    def of_tensor(
+        self, act: Tensor, n_actions: int | NDArray[Any], mask: Tensor | NDArray[Any] | None = None
+    ) -> Tensor:
         """The same for a tensor of actions, on its device; the draws are others."""
         rng, device = self.rng_on(act.device), act.device
         explore = torch.rand(len(act), device=device, generator=rng) < self.epsilon
@@ -388,5 +390,6 @@ class EpsilonGreedy(Scheduled):
             others = (drawn * count).to(act.dtype)
         else:
             drawn = torch.rand(mask.shape, device=device, generator=rng)
-            others = torch.where(mask.bool(), drawn, -1.0).argmax(dim=-1).to(act.dtype)
+            allowed = torch.as_tensor(mask, device=device).bool()
+            others = torch.where(allowed, drawn, -1.0).argmax(dim=-1).to(act.dtype)
         return torch.where(explore.view(-1, *[1] * (act.dim() - 1)), others, act)

@@ -226,3 +226,10 @@ def test_numbers_for_tensors_go_on_where_they_were_or_begin_anew_without_their_d
     assert torch.equal(twin.like(act), following)
     assert elsewhere.like(act).isfinite().all()
     assert elsewhere.rng_on(act.device).initial_seed() != noise.rng_on(act.device).initial_seed()
+
+
+@pytest.mark.parametrize("convert", [np.asarray, torch.as_tensor])
+def test_epsilon_greedy_on_tensors_takes_masks_of_either_kind(convert):
+    mask = np.array([[False, True, False], [True, False, False]])
+    explored = EpsilonGreedy(1.0, seed=0).of_tensor(torch.tensor([2, 2]), 3, convert(mask))
+    assert explored.tolist() == [1, 0]

@@ -21,6 +21,10 @@ EXTRAS = {
     "video": ["moviepy>=1.0"],  # gymnasium's RecordVideo writes with it
     "yaml": ["pyyaml>=6.0"],
     "cli": ["shtab>=1.6"],  # completion of commands in the shell
+    "docs": [  # the site; the tutorials draw with matplotlib, and films of CartPole with pygame
+        *("sphinx>=8.0", "myst-parser>=4.0", "myst-nb>=1.2", "furo>=2024.8", "nbclient>=0.10", "ipykernel>=6.29"),
+        *("matplotlib>=3.8", "gymnasium[classic-control]>=1.1"),
+    ],
     "test": ["pytest>=7.4", "pytest-cov>=4.1", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]

@@ -29,6 +29,7 @@ myst_heading_anchors = 4
 
 # Notebooks are stored without outputs and executed here.
 nb_execution_mode = "cache"
+nb_execution_in_temp = True
 nb_execution_timeout = 600
 nb_execution_raise_on_error = True
 nb_merge_streams = True

@@ -46,10 +46,11 @@ OBJECTS = {
     "rlpolicy": rlpolicy,
 }
 """What short names in the tables stand for."""
-PLACEHOLDERS = set(
-    "actor critic action_space space obs act step path name value size n_envs env_fns optim net writer seed k t n "
-    "optimiser batch_size fn train other_envs train_collector test_collector directory a b".split()
-)
+PLACEHOLDERS = {
+    *("actor", "critic", "net", "optim", "optimiser", "writer", "fn", "env_fns", "other_envs", "space", "action_space"),
+    *("train", "train_collector", "test_collector", "obs", "act", "name", "value", "step", "path", "directory"),
+    *("size", "n_envs", "batch_size", "seed", "k", "t", "n", "a", "b"),
+}
 """Names of the reader's own things. Functions and classes are never among them."""
 FROM_TORCH = {"Adam": torch.optim.Adam, "SummaryWriter": object}
 

@@ -25,7 +25,7 @@ EXTRAS = {
         *("sphinx>=8.0", "myst-parser>=4.0", "myst-nb>=1.2", "furo>=2024.8", "nbclient>=0.10", "ipykernel>=6.29"),
         *("matplotlib>=3.8", "gymnasium[classic-control]>=1.1"),
     ],
-    "test": ["pytest>=7.4", "pytest-cov>=4.1", "hypothesis>=6.90", "h5py>=3.8"],
+    "test": ["pytest>=7.4", "pytest-cov>=4.1", "pytest-xdist>=3.2", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
 OPTIONAL = (

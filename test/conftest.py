@@ -1,6 +1,8 @@
 """For all tests."""
 
 import gc
+import os
+from pathlib import Path
 
 import gymnasium as gym
 import pytest
@@ -13,6 +15,17 @@ torch.set_num_threads(1)
 for device, seeds in ((torch.cuda, torch.cuda.random), (torch.xpu, torch.xpu.random), (torch.mtia, torch.mtia)):
     if not device.is_available():
         seeds._lazy_call = lambda *args, **kwargs: None
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """The whole suite is shared among the cores where pytest-xdist is installed (`-n 0`: one process)."""
+    if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
+        return
+    whole = Path(__file__).parent in [(config.invocation_params.dir / arg).resolve() for arg in config.args]
+    if whole and config.option.numprocesses is None and not config.option.usepdb:
+        config.option.numprocesses = min(8, os.cpu_count() or 1)
+        config.option.dist = "worksteal"
 
 
 def pytest_collection_finish(session: pytest.Session) -> None:

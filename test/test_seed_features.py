@@ -91,11 +91,16 @@ ROWS: dict[str, list[str]] = {
     "log_timings": [f"{CALLBACKS}/test_timings.py::test_seconds_go_to_the_phase_that_took_them"],
     "request_stop": [f"{TRAINER}::test_request_stop", f"{TRAINER}::test_request_stop_while_iterating"],
     "mixing_strategy": [
+        "experiment/test_team.py::test_a_team_is_trained_and_evaluated",
         "policy/multiagent/test_two_step_game.py",
         "policy/multiagent/test_mixed_q.py::test_an_update_equals_a_recomputation_in_float64",
     ],
     "aggregated_reward_key, aggregated_episode_reward_key": [
         "policy/multiagent/test_mixed_q.py::test_aggregated_rewards",
+    ],
+    "Hydra configuration counterpart": [
+        "experiment/test_config.py::test_a_config_is_the_script_that_one_would_write",
+        "experiment/test_config.py::test_hydra_structured_configs",
     ],
     "done_key, terminated_key": [f"{CALLBACKS}/test_rollout.py::test_done_and_terminated_may_be_elsewhere"],
     "reward_key, episode_reward_key, action_key, observation_key": [f"{CALLBACKS}/test_rollout.py::test_dotted_keys"],
@@ -116,6 +121,7 @@ ROWS: dict[str, list[str]] = {
     "train": [f"{DDPG}::test_targets_stay_in_evaluation_mode"],
     "DDPGTrainingStats": [f"{HERE}::test_losses_are_what_they_say", f"{DDPG}::test_stats_and_vector_buffer"],
     # skrl's DDPG
+    "DDPG_CFG": ["experiment/test_config.py::test_options_reach_their_places"],
     "gradient_steps": [f"{TRAINER}::test_gradient_steps_per_collect"],
     "discount_factor, polyak": [f"{DDPG}::test_updates_equal_the_equations"],
     "learning_rate, one or two": [f"{HERE}::test_one_rate_for_each_network"],
@@ -150,6 +156,7 @@ ROWS: dict[str, list[str]] = {
     ],
     "Box actions": ["policy/test_contract.py::test_one_observation_gives_an_action_of_the_space"],
     "experiment: directory, write_interval": [
+        "experiment/test_cli.py::test_what_is_in_the_folder",
         "utils/logger/test_tensorboard.py::test_scalars_and_saves_come_back",
         "utils/logger/test_base.py::test_intervals",
     ],

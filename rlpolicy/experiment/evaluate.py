@@ -10,6 +10,7 @@ from rlpolicy.data.collector import Collector
 from rlpolicy.env.venvs import DummyVectorEnv
 from rlpolicy.experiment.experiment import make_policy, video_env
 from rlpolicy.experiment.run_folder import RunFolder
+from rlpolicy.policy.multiagent.mixed_q import MixedQPolicy
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.callbacks.video import RecordVideo
 from rlpolicy.trainer.utils import seed_collector, test_episode
@@ -22,7 +23,7 @@ class Evaluation:
     weights: str
     """Which weights: "best, epoch 3" or "last"."""
     returns: NDArray[np.floating]
-    """Undiscounted returns of the episodes, shape (E,)."""
+    """Undiscounted returns of the episodes, of a team the team's, shape (E,)."""
     lens: NDArray[np.integer]
     """Their lengths in environment steps, shape (E,)."""
     video: str | None
@@ -55,9 +56,10 @@ def evaluate(
         collector = Collector(policy, envs)
         seed_collector(collector, seed_everything(seed), "evaluation")
         stats = test_episode(policy, collector, None, 0, episodes)
+        returns = policy.team_return(stats.returns) if isinstance(policy, MixedQPolicy) else stats.returns
     finally:
         envs.close()
     if recorder is not None:
         recorder.record(policy, "evaluate")
     place = str(folder.videos) if video else None
-    return Evaluation(weights=weights, returns=stats.returns, lens=stats.lens, video=place)
+    return Evaluation(weights=weights, returns=returns, lens=stats.lens, video=place)

@@ -19,6 +19,7 @@ from rlpolicy.experiment.config import ExperimentConfig
 from rlpolicy.experiment.envs import obs_dtype
 from rlpolicy.experiment.run_folder import RunFolder, RunLogger
 from rlpolicy.policy.base import BasePolicy
+from rlpolicy.policy.multiagent.mixed_q import MixedQPolicy
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
@@ -117,6 +118,7 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
             episode_per_test=config.episode_per_test,
             stop_fn=None if config.stop_reward is None else partial(_reached, config.stop_reward),
             test_in_train=config.test_in_train,
+            reward_metric=policy.team_return if isinstance(policy, MixedQPolicy) else None,
             random_steps=config.random_steps,
             learning_starts=config.learning_starts,
             nan_policy=config.nan_policy,  # type: ignore[arg-type]  # one of its choices
@@ -134,15 +136,15 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
     return Experiment(config=config, trainer=trainer, folder=folder, health=health, **parts)
 
 
-def make_policy(config: ExperimentConfig) -> tuple[BasePolicy[Any], spaces.Box]:
+def make_policy(config: ExperimentConfig) -> tuple[BasePolicy[Any], spaces.Space[Any]]:
     """A policy with first weights that follow from the seed, and the space of its observations."""
     seed_everything(config.seed)
     env = config.make_env()
     try:
-        obs_space, action_space = env.observation_space, env.action_space
+        obs_space: Any = env.observation_space  # a vector, but of a team: see make_env
+        action_space = env.action_space
     finally:
         env.close()
-    assert isinstance(obs_space, spaces.Box)  # make_env flattens all else
     policy: BasePolicy[Any] = config.make_policy(obs_space, action_space)
     return policy.to(config.device), obs_space
 
@@ -157,7 +159,7 @@ def _venv(config: ExperimentConfig, count: int) -> BaseVectorEnv:
     return kind([config.make_env] * count)
 
 
-def _buffer(config: ExperimentConfig, obs_space: spaces.Box) -> ReplayBuffer:
+def _buffer(config: ExperimentConfig, obs_space: spaces.Space[Any]) -> ReplayBuffer:
     kind: Any = VectorReplayBuffer
     options: dict[str, Any] = {"obs_dtype": obs_dtype(obs_space)}
     if config.prioritized:

@@ -1,4 +1,4 @@
-"""Configs of the algorithms that learn the values of discrete actions."""
+"""Configs of the algorithms that learn the values of discrete actions, of one agent or of a team."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -9,7 +9,8 @@ from torch import nn
 from torch.optim import Optimizer, RMSprop
 
 from rlpolicy.experiment.config import ExperimentConfig, adam, falling
-from rlpolicy.experiment.schema import within
+from rlpolicy.experiment.schema import one_of, within
+from rlpolicy.experiment.team import team_policy
 from rlpolicy.exploration.random import EpsilonGreedy
 from rlpolicy.policy.modelfree.c51 import C51Policy
 from rlpolicy.policy.modelfree.dqn import DQNPolicy
@@ -62,19 +63,26 @@ class ValueConfig(ExperimentConfig):
         """The policy, for observations of one axis and discrete actions."""
         require_discrete(self.algorithm, action_space)
         model = self.model(obs_space.shape, action_space.n)  # type: ignore[attr-defined]
-        optim = adam(model, self.lr)
-        extra = self.options()
-        return self.policy_class(
+        options = self.options() | self.policy_options(obs_space, action_space)
+        return self.value_policy(self.policy_class, model, **options)
+
+    def value_policy(self, policy_class: type[Any], model: Any, **options: Any) -> Any:
+        """A policy with the arguments that all of them have.
+
+        :param model: the network, or a list of them.
+        """
+        optim = adam(nn.ModuleList(model) if isinstance(model, list) else model, self.lr)
+        optims = (optim, *(part for part in options.values() if isinstance(part, Optimizer)))
+        return policy_class(
             model=model,
             optim=optim,
-            lr_scheduler=self.lr_scheduler(optim, *(part for part in extra.values() if isinstance(part, Optimizer))),
+            lr_scheduler=self.lr_scheduler(*optims),
             discount_factor=self.discount_factor,
             tau=self.tau,
             target_update_freq=self.target_update_freq,
             is_double=self.is_double,
             exploration_noise=EpsilonGreedy(falling(self.epsilon, self.epsilon_final, self.epsilon_decay_steps)),
-            **extra,
-            **self.policy_options(obs_space, action_space),
+            **options,
         )
 
     def net(self, obs: Any, n: int = 0, **options: Any) -> Net:
@@ -101,6 +109,28 @@ class DQNConfig(ValueConfig):
 
     clip_loss_grad: bool = True
     """the Huber loss in place of the squared error"""
+    mixing_strategy: str = one_of("none", "none", "qmix", "vdn", "iql")
+    """how the values of several agents make their team's, see docs/multi_agent.md; none: one agent"""
+    aggregate_rewards: str = one_of("mean", "mean", "sum", "none")
+    """how the agents' rewards make the team's; none: each learns from its own (iql), or the team has one"""
+    share_parameters: bool = True
+    """one network for all agents, which sees the agent's number, in place of one each; for a mixing_strategy"""
+
+    def validate(self) -> None:
+        """Check all fields, each and together."""
+        super().validate()
+        if self.mixing_strategy == "none" and (self.aggregate_rewards != "mean" or not self.share_parameters):
+            raise InvalidArgument("aggregate_rewards and share_parameters are for a mixing_strategy: qmix, vdn or iql")
+
+    def make_policy(self, obs_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Any:
+        """The policy, for discrete actions of one agent, or of each in a team."""
+        if self.mixing_strategy == "none":
+            if isinstance(action_space, spaces.MultiDiscrete):
+                raise InvalidArgument(
+                    f"{self.env} has actions {action_space}: a team needs a mixing_strategy, e.g. qmix"
+                )
+            return super().make_policy(obs_space, action_space)  # type: ignore[arg-type]
+        return team_policy(self, obs_space, action_space)
 
     def options(self) -> dict[str, Any]:
         """The loss."""

@@ -1,5 +1,6 @@
 """An environment whose every number can be worked out, and a loop that uses vector envs as a collector does."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -23,13 +24,14 @@ class CountingEnv(gym.Env[Any, Any]):
 
     obs = (step within the episode, episode, drawn number), reward = step + action / 10, info = {"t": step,
     "where": {"episode": ...}} and at the end {"ended": True}; info of reset: {"first": episode}.
+    A step takes `sleep` seconds; with a `gate` it ends when there is a file of that name and the step's number.
     """
 
     observation_space: spaces.Space[Any] = spaces.Box(-np.inf, np.inf, (3,), np.float32)
 
-    def __init__(self, dict_obs: bool = False, sleep: float = 0.0, length: int | None = None) -> None:
+    def __init__(self, dict_obs: bool = False, sleep: float = 0.0, length: int | None = None, gate: str = "") -> None:
         self.action_space = spaces.Discrete(5)
-        self.dict_obs, self.sleep, self.length = dict_obs, sleep, length
+        self.dict_obs, self.sleep, self.length, self.gate = dict_obs, sleep, length, gate
         self.episode = -1
         self.over = True
         self.closed = False
@@ -63,6 +65,8 @@ class CountingEnv(gym.Env[Any, Any]):
         assert not self.over, "stepped a finished environment"
         time.sleep(self.sleep)
         self.t += 1
+        while self.gate and not os.path.exists(f"{self.gate}{self.t}"):
+            time.sleep(0.001)
         self.over = self.t >= self.end
         terminated, truncated = self.over and self.episode % 3 != 1, self.over and self.episode % 3 != 0
         info: dict[str, Any] = {"t": self.t, "where": {"episode": self.episode}}
@@ -98,11 +102,8 @@ class BrokenEnv(CountingEnv):
             if self.how == "odd":
                 raise BrokenError(1, 2)
             if self.how == "exit":
-                import os
-
                 os._exit(7)
             if self.how == "kill":
-                import os
                 import signal
 
                 os.kill(os.getpid(), signal.SIGKILL)

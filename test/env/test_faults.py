@@ -28,7 +28,7 @@ WORDS = {
     HANG: [
         "environment",
         "1",
-        "did not answer in time (step_timeout=0.3 s)",
+        "did not answer in time (step_timeout=1 s)",
         "The worker's traceback",
         "in break_down",
     ],
@@ -55,7 +55,7 @@ def make(request: Any, closing: Any) -> Any:
 
 @faults
 def test_raise(make: Any, fault: int) -> None:
-    envs = make(step_timeout=0.3 if fault == HANG else 20.0)
+    envs = make(step_timeout=1.0 if fault == HANG else 20.0)
     pids = pids_of(envs)
     envs.reset()
     envs.step([0] * 4)
@@ -85,21 +85,21 @@ def test_hanging_reset_and_many_hanging_workers(kit: Any, closing: Any, monkeypa
     start = time.monotonic()
     with pytest.raises(TimeoutError, match=r"environment 0 did not answer in time.*\n(.*\n)*.*in reset"):
         envs.reset()
-    assert time.monotonic() - start < 2.5
+    assert time.monotonic() - start < 0.2 + 6 * 0.5
     assert not alive(pids)
 
 
 def test_time_limit_is_for_all_workers_together(closing: Any) -> None:
-    envs = closing(SubprocVectorEnv([FaultyEnv] * 3, step_timeout=0.4, on_error="restart"))
+    envs = closing(SubprocVectorEnv([FaultyEnv] * 3, step_timeout=1.5, on_error="restart"))
     envs.reset()
     start = time.monotonic()
     *_, truncated, _ = envs.step([HANG] * 3)
     assert truncated.tolist() == [True] * 3
-    assert time.monotonic() - start < 2  # 0.4 s for all, and for each the time to ask where it is and to fork
+    assert time.monotonic() - start < 2 * 1.5  # once the limit, and for each the time to ask where it is and to fork
 
 
 def test_raise_while_asynchronous(closing: Any) -> None:
-    envs = closing(SubprocVectorEnv([FaultyEnv] * 3, wait_num=2, step_timeout=0.3))
+    envs = closing(SubprocVectorEnv([FaultyEnv] * 3, wait_num=2, step_timeout=0.6))
     pids = pids_of(envs)
     envs.reset()
     with pytest.raises(TimeoutError, match="environment 1 did not answer"):
@@ -163,7 +163,7 @@ def cut(envs: Any) -> list[int]:
 
 @faults
 def test_restart(make: Any, fault: int, caplog: pytest.LogCaptureFixture) -> None:
-    envs = make(on_error="restart", step_timeout=0.3 if fault == HANG else 20.0)
+    envs = make(on_error="restart", step_timeout=1.0 if fault == HANG else 20.0)
     lost = cut(envs)
     kept = [i for i in range(4) if i not in lost]
     envs.seed([5, 6, 7, 8])
@@ -337,7 +337,7 @@ def test_environment_that_hangs_when_it_is_made_again(
 ) -> None:
     import rlpolicy.env.worker.process as process
 
-    monkeypatch.setattr(process, "_START", 0.3)
+    monkeypatch.setattr(process, "_START", 0.8)
     made, started = tmp_path / "made", children()
 
     def flaky() -> Any:
@@ -386,14 +386,14 @@ def test_reset_that_breaks(closing: Any) -> None:
 
 
 def test_asynchronous(closing: Any) -> None:
-    envs = closing(SubprocVectorEnv([FaultyEnv] * 4, wait_num=2, on_error="restart", step_timeout=0.5))
+    envs = closing(SubprocVectorEnv([FaultyEnv] * 4, wait_num=2, on_error="restart", step_timeout=1.0))
     envs.reset()
     steps = dict.fromkeys(range(4), 0)
     expected_cuts = dict.fromkeys(range(4), 0)
     seen_cuts = dict.fromkeys(range(4), 0)
     ids = [0, 1, 2, 3]
     faults_left = [(3, KILL), (1, HANG), (2, RAISE), (0, KILL), (0, RAISE)]
-    for turn in range(400):
+    for turn in range(20_000):
         actions = []
         for i in ids:
             fault = next((f for f in faults_left if f[0] == i and turn > 3 * (5 - len(faults_left))), None)
@@ -546,7 +546,7 @@ def test_episodes_that_are_played_again_have_their_time(closing: Any) -> None:
             time.sleep(0.1)
             return super().step(action)
 
-    envs = closing(SubprocVectorEnv([Slow], on_error="restart", step_timeout=0.4))
+    envs = closing(SubprocVectorEnv([Slow], on_error="restart", step_timeout=0.5))
     envs.reset(seed=0)
     for _ in range(6):
         envs.step([0])

@@ -19,7 +19,7 @@ from rlpolicy.utils.net.common import RunningStandardScaler
 from rlpolicy.utils.net.inputs import output_and_state
 
 sys.path.insert(0, str(Path(__file__).parent))
-from zoo import BOX, IMAGE, SPACES, ZOO, make
+from zoo import BOX, IMAGE, SPACES, ZOO, few, make
 
 OBSERVATIONS = spaces.Dict(
     {
@@ -88,7 +88,7 @@ def weights(policy: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {key: value.clone() for key, value in policy.named_parameters()}
 
 
-@pytest.fixture(params=list(ZOO))
+@pytest.fixture(params=few(ZOO))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

@@ -48,7 +48,7 @@ def inputs(policy: Any, obs: Any) -> dict[str, np.ndarray]:
 # -- safetensors ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+@pytest.mark.parametrize("name", zoo.few(sorted(zoo.ZOO)))
 def test_safetensors_hold_the_state_dict(name: str, tmp_path: Path) -> None:
     load_file = pytest.importorskip("safetensors.torch").load_file
     policy = trained(name, observation_space=SPACE)
@@ -82,7 +82,7 @@ def test_weights_that_come_back_otherwise_are_not_written(tmp_path: Path, monkey
 # -- what is exported as ONNX, in torch -------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", sorted(zoo.ZOO))
+@pytest.mark.parametrize("name", zoo.few(sorted(zoo.ZOO)))
 def test_deterministic_module_does_what_the_policy_does(name: str) -> None:
     policy = trained(name)
     obs = draw()

@@ -30,7 +30,7 @@ import zoo
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 LOW = tuple(DTYPES.values())
-names = pytest.mark.parametrize("name", list(zoo.ZOO | zoo.TEAMS))
+names = pytest.mark.parametrize("name", zoo.few(zoo.ZOO | zoo.TEAMS))
 
 
 def filled(policy: Any, name: str, n: int = 60) -> PrioritizedReplayBuffer:

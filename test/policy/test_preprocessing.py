@@ -22,7 +22,7 @@ from rlpolicy.utils.net.batched import _stacks, q_values
 from rlpolicy.utils.net.common import Net, RunningStandardScaler
 
 sys.path.insert(0, str(Path(__file__).parent))
-from zoo import KEYS, OBS, SPACES, ZOO, make, transitions
+from zoo import KEYS, OBS, SPACES, ZOO, few, make, transitions
 
 
 class Shift(nn.Module):
@@ -68,7 +68,7 @@ def trained(policy: Any, buffer: ReplayBuffer, updates: int = 4) -> list[np.ndar
     return [p.detach().numpy() for p in policy.parameters()]
 
 
-@pytest.fixture(params=list(ZOO))
+@pytest.fixture(params=few(ZOO))
 def name(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 

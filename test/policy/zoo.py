@@ -1,10 +1,11 @@
 """One small policy of every algorithm, for suites that all of them must pass."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from gymnasium import spaces
 from torch import nn
@@ -226,6 +227,14 @@ TEAMS: dict[str, Callable[..., Any]] = {
 SPACES: dict[str, Any] = dict.fromkeys(("bdq", *TEAMS), BRANCHES) | dict.fromkeys(
     ("dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf", "discrete_sac", "recurrent_dqn"), DISCRETE
 )
+
+
+_FEW = ("dqn", "rainbow", "iqn", "ddpg", "sac", "crossq", "recurrent_sac")
+
+
+def few(names: Iterable[str]) -> list[Any]:
+    """Names as parameters of tests of what all share: one of each kind by default, ``-m slow`` the others."""
+    return [name if name in _FEW else pytest.param(name, marks=pytest.mark.slow) for name in names]
 
 
 def make(name: str, *, seed: int = 0, keys: Any = None, **options: Any) -> Any:

@@ -179,10 +179,10 @@ def value_figures(policy: BasePolicy[Any], buffer: ReplayBuffer, rows: Rows) -> 
     :return: ``return_size``, the root mean square of the observed discounted rewards; and, where the critics can be
         asked, ``q``, ``observed`` and ``overestimation``. Those that cannot be told are missing.
     """
+    if buffer.rew.ndim != 1:  # several agents
+        return {}
     gamma = float(getattr(policy, "gamma", 0.99))
     rew_sum, factor, last = follow_steps(buffer, rows, gamma, HORIZON)
-    if rew_sum.ndim != 1:
-        return {}
     figures = {"return_size": float(np.sqrt(np.mean(np.square(rew_sum))))}
     q = action_values(policy, buffer, np.concatenate([rows, last]))
     if q is None:

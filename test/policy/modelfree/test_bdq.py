@@ -276,6 +276,7 @@ def train_a_little(seed: int) -> BranchingDQNPolicy:
     return policy
 
 
+@pytest.mark.slow
 def test_same_seed_same_weights() -> None:
     first, second, other = (train_a_little(seed) for seed in (1, 1, 2))
     for a, b in zip(first.parameters(), second.parameters(), strict=True):

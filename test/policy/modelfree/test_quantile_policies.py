@@ -430,6 +430,7 @@ def run(name: str) -> tuple[dict[str, Tensor], float]:
     return policy.state_dict(), info.best_reward
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_one_thread")
 @ALL
 def test_same_seed_same_run(name: str) -> None:

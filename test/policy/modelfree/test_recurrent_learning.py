@@ -34,7 +34,14 @@ def test_remembers_a_cue(algo: str, seed: int, run: Any) -> None:
 
 
 @pytest.mark.usefixtures("short_pendulum")
-@pytest.mark.parametrize(("algo", "net"), [*((algo, "recurrent") for algo in ALGORITHMS), ("dqn", "blind")])
+@pytest.mark.parametrize(
+    ("algo", "net"),
+    [
+        ("sac", "recurrent"),
+        ("dqn", "blind"),
+        *(pytest.param(algo, "recurrent", marks=pytest.mark.slow) for algo in ("dqn", "ddpg", "td3")),
+    ],
+)
 def test_the_examples_run(algo: str, net: str, run: Any) -> None:
     info = run("recurrent_memory.py", algo=algo, net=net, steps=40, steps_per_test=40)
     assert info.gradient_step == 6

@@ -37,7 +37,9 @@ def test_two_branches_learn_to_land(tmp_path: Path) -> None:
     assert info.train_step <= 200_000
 
 
-@pytest.mark.parametrize("algo", ["dqn", "c51", "rainbow", "qrdqn", "iqn", "fqf"])
+@pytest.mark.parametrize(
+    "algo", ["rainbow", "fqf", *(pytest.param(a, marks=pytest.mark.slow) for a in ("dqn", "c51", "qrdqn", "iqn"))]
+)
 def test_the_example_runs(algo: str, tmp_path: Path) -> None:
     example = runpy.run_path(str(EXAMPLE))
     info = example["main"](example["Args"](algo=algo, epochs=1, steps_per_epoch=200, logdir=str(tmp_path)))

@@ -220,6 +220,8 @@ def _report(given: argparse.Namespace) -> int:
     if given.out is None and len(given.runs) > 1:
         raise UsageError("a report of several runs needs a place: give --out FILE")
     target = Path(given.runs[0], "report.html") if given.out is None else Path(given.out)
+    if target.is_dir():
+        raise UsageError(f"--out must be a file, {target} is a folder")
     _prepared(write_report, given.runs, target)
     print(f"Report: {target}")
     return 0

@@ -1,5 +1,6 @@
 """The site: ``sphinx-build -W docs docs/_build``. Its pages are the files that are read on GitHub as well."""
 
+import pkgutil
 import re
 import sys
 from pathlib import Path
@@ -77,8 +78,25 @@ def escape(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[s
     lines[:] = docstrings.escaped(lines)
 
 
+def find_source(app: Any, module: str, name: str) -> str:
+    """The module of rlpolicy that defines something."""
+    try:
+        home = getattr(pkgutil.resolve_name(f"{module}:{name}"), "__module__", None) or module
+    except AttributeError:  # a field without a default
+        return module
+    return home if home.startswith("rlpolicy.") else module
+
+
+def drop_ways_back(app: Any, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Pages of source say where each name is documented by the module that came last, which is often wrong."""
+    if page.startswith("_modules/"):
+        context["body"] = re.sub(r'<a class="viewcode-back".*?</a>', "", context["body"])
+
+
 def setup(app: Any) -> None:
     """Called by Sphinx."""
     app.connect("builder-inited", write_api_pages)
     app.connect("source-read", add_navigation)
     app.connect("autodoc-process-docstring", escape)
+    app.connect("viewcode-follow-imported", find_source)
+    app.connect("html-page-context", drop_ways_back)

@@ -112,8 +112,10 @@ def test_readme_begins_with_the_two_commands() -> None:
 
 
 @pytest.mark.slow
-def test_the_readme_s_commands_run_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Those about the first run: train, report, resume, evaluate, with a video."""
+def test_the_readme_s_commands_run_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those about the first run: train, report, resume, evaluate, with a video; nothing is complained about."""
     for package in ("moviepy", "pygame"):
         pytest.importorskip(package)
     monkeypatch.chdir(tmp_path)
@@ -125,6 +127,7 @@ def test_the_readme_s_commands_run_in_their_order(tmp_path: Path, monkeypatch: p
     run = tmp_path / "runs" / "ddpg_Pendulum-v1_seed1"
     assert (run / "report.html").is_file()
     assert list((run / "videos").glob("*.mp4"))
+    assert capfd.readouterr().err == ""
 
 
 def test_documented_options_of_ddpg_exist() -> None:

@@ -1,6 +1,7 @@
 """The command line: ``python -m rlpolicy`` or ``rlpolicy``."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -30,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     :return: the exit code: 0; 2 after one line on the error output for what the user can mend.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # films need no screen, and pygame complains where there is none
     try:
         given = _parser(arguments).parse_args(arguments)
         commands = {"train": _train, "resume": _resume, "evaluate": _evaluate, "report": _report}

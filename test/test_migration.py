@@ -179,6 +179,36 @@ def test_every_name_in_our_column_exists(page: str, capsys: pytest.CaptureFixtur
     assert not wrong, "\n".join(f"{row}: {bad}" for row, bad in wrong.items())
 
 
+TORCHRL = (
+    "action_key aggregated_episode_reward_key aggregated_reward_key async_collection batch_size clip_grad_norm "
+    "clip_norm collector done_key enable_logging episode_reward_key frame_skip greedy_module log_actions log_interval "
+    "log_observations log_rewards log_timings logger loss_module mixing_strategy observation_key optim_steps_per_batch "
+    "optimizer progress_bar replay_buffer reward_key save_trainer_file save_trainer_interval seed target_net_updater "
+    "terminated_key total_frames load_from_file request_stop"
+)
+"""Arguments and methods of its DQN, DDPG and SAC trainers."""
+SKRL = (
+    "gradient_steps batch_size discount_factor polyak learning_rate learning_rate_scheduler "
+    "learning_rate_scheduler_kwargs observation_preprocessor observation_preprocessor_kwargs state_preprocessor "
+    "state_preprocessor_kwargs random_timesteps learning_starts grad_norm_clip exploration_noise "
+    "exploration_noise_kwargs exploration_scheduler rewards_shaper mixed_precision models memory observation_space "
+    "state_space action_space device act enable_models_training_mode enable_training_mode init load post_interaction "
+    "pre_interaction record_transition save track_data update write_checkpoint write_tracking_data"
+)
+"""Fields of its DDPG_CFG, arguments and methods of its DDPG."""
+SB3 = (
+    "learning_rate buffer_size learning_starts batch_size tau gamma train_freq gradient_steps action_noise n_steps "
+    "optimize_memory_usage ent_coef target_update_interval target_entropy use_sde tensorboard_log seed device"
+)
+"""Arguments of its SAC."""
+
+
+@pytest.mark.parametrize("names", [TORCHRL, SKRL, SB3], ids=["TorchRL", "skrl", "SB3"])
+def test_every_argument_of_theirs_has_a_row(names: str) -> None:
+    theirs = {word for cell, _ in rows("coming_from.md") for word in re.findall(r"\w+", cell)}
+    assert set(names.split()) <= theirs
+
+
 @pytest.mark.parametrize(
     "code",
     [

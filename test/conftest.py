@@ -23,7 +23,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
     if not config.pluginmanager.hasplugin("xdist") or hasattr(config, "workerinput"):
         return
     whole = Path(__file__).parent in [(config.invocation_params.dir / arg).resolve() for arg in config.args]
-    if whole and config.option.numprocesses is None and not config.option.usepdb:
+    must_be_one = config.option.usepdb or getattr(config.option, "cov_source", None)  # pytest-cov has to know before
+    if whole and config.option.numprocesses is None and not must_be_one:
         config.option.numprocesses = min(8, os.cpu_count() or 1)
         config.option.dist = "worksteal"
 

@@ -120,6 +120,22 @@ def methods_without_docstring(cls: type) -> list[str]:
     ]
 
 
+def test_references_between_docstrings_lead_somewhere(pages: dict[str, Any]) -> None:
+    """Those by a full name: what they point to exists, and has a place on some page."""
+    shown = {id(resolve(name)) for page in pages.values() for name in page.names()}
+    wrong = []
+    for file in sorted((ROOT / "rlpolicy").rglob("*.py")):
+        for role, name in re.findall(r":(\w+):`~?(rlpolicy[\w.]*)`", file.read_text(encoding="utf-8")):
+            try:
+                value = resolve(name)
+            except (ImportError, AttributeError):
+                wrong.append(f"{file.name}: {name}")
+                continue
+            if role in ("class", "func", "exc") and id(value) not in shown:
+                wrong.append(f"{file.name}: {name} is on no page")
+    assert not wrong
+
+
 def test_the_page_of_packages_names_the_outer_ones() -> None:
     named = set(re.findall(r"^\| `(rlpolicy[.\w]*)`", (DOCS / "api.md").read_text(encoding="utf-8"), re.M))
     outer = {info.name for info in pkgutil.iter_modules(rlpolicy.__path__, "rlpolicy.") if info.ispkg}

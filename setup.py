@@ -20,6 +20,7 @@ EXTRAS = {
     "pettingzoo": ["pettingzoo[classic]>=1.24", "mpe2>=1.0"],  # the particle environments have a package of their own
     "video": ["moviepy>=1.0", "pygame>=2.1"],  # gymnasium writes films with one, and draws many frames with the other
     "yaml": ["pyyaml>=6.0"],
+    "plot": ["matplotlib>=3.7"],
     "cli": ["shtab>=1.6"],  # completion of commands in the shell
     "docs": [  # the site; the tutorials draw with matplotlib, and films of CartPole with pygame
         *("sphinx>=8.0", "myst-parser>=4.0", "myst-nb>=1.2", "furo>=2024.8", "nbclient>=0.10", "ipykernel>=6.29"),
@@ -29,7 +30,8 @@ EXTRAS = {
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]
 OPTIONAL = (
-    "mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray", "export", "video", "pettingzoo", "yaml", "cli"
+    "mujoco", "box2d", "atari", "hdf5", "wandb", "envpool", "ray", "export", "video", "pettingzoo", "yaml", "plot",
+    "cli",
 )  # fmt: skip
 EXTRAS["all"] = sorted({req for name in OPTIONAL for req in EXTRAS[name]})
 

@@ -11,6 +11,7 @@ import rlpolicy
 ROOT = Path(rlpolicy.__file__).parent
 FLOORS = [
     ("rlpolicy.__main__", 8),
+    ("rlpolicy.plot", 8),
     ("rlpolicy.experiment", 7),
     ("rlpolicy.trainer", 5),
     ("rlpolicy.policy", 4),

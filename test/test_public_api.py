@@ -89,7 +89,7 @@ TIANSHOU = {
 """Tianshou 1.0's modules and their public names, as far as their subject exists here."""
 
 OPTIONAL = ["h5py", "wandb", "ray", "envpool", "pettingzoo", "mujoco", "ale_py"]
-OPTIONAL += ["safetensors", "onnx", "onnxscript", "onnxruntime"]
+OPTIONAL += ["safetensors", "onnx", "onnxscript", "onnxruntime", "matplotlib"]
 
 
 @pytest.mark.parametrize("module", TIANSHOU)

@@ -2,6 +2,7 @@
 
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.env.envpool import EnvPoolVectorEnv
+from rlpolicy.env.envpool_async import AsyncEnvPoolVectorEnv
 from rlpolicy.env.gym_wrappers import ContinuousToDiscrete, MultiDiscreteToDiscrete, TruncatedAsTerminated
 from rlpolicy.env.gymnasium_vector import GymnasiumVectorEnv
 from rlpolicy.env.pettingzoo_env import ParallelPettingZooEnv, PettingZooEnv
@@ -15,6 +16,7 @@ from rlpolicy.env.venvs import (
 )
 
 __all__ = [
+    "AsyncEnvPoolVectorEnv",
     "BaseVectorEnv",
     "ContinuousToDiscrete",
     "DummyVectorEnv",

@@ -7,6 +7,7 @@ import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
 from rlpolicy.env.envpool import EnvPoolVectorEnv, is_envpool
+from rlpolicy.env.envpool_async import AsyncEnvPoolVectorEnv
 from rlpolicy.env.gymnasium_vector import GymnasiumVectorEnv, VectorEnvAdapter
 from rlpolicy.env.utils import VectorEnvLike
 from rlpolicy.env.venv_base import BaseVectorEnv
@@ -25,7 +26,8 @@ def as_vector_env(env: Any) -> VectorEnvLike:
     if isinstance(env, BaseVectorEnv | VectorEnvAdapter):
         return env
     if is_envpool(env):
-        return EnvPoolVectorEnv(env)
+        is_async = int(env.config["batch_size"]) < int(env.config["num_envs"])
+        return AsyncEnvPoolVectorEnv(env) if is_async else EnvPoolVectorEnv(env)
     if isinstance(env, VectorEnv):
         return GymnasiumVectorEnv(env)
     if isinstance(env, gym.Env):

@@ -27,22 +27,26 @@ class EnvPoolVectorEnv(VectorEnvAdapter):
     ``reset(seed=...)`` cannot change them, and warn once.
 
     :param env: made by ``envpool.make_gymnasium`` (or ``make(..., env_type="gymnasium")``).
-    :raises ValueError: asynchronous, that is with a batch_size below num_envs.
+    :raises ValueError: asynchronous, that is with a batch_size below num_envs; for those there is
+        :class:`~rlpolicy.env.envpool_async.AsyncEnvPoolVectorEnv`.
     :raises TypeError: made for dm_env or for old gym.
     """
 
     def __init__(self, env: Any) -> None:
         config = env.config
         env_num = int(config["num_envs"])
-        if int(config["batch_size"]) != env_num:
-            raise ValueError(
-                f"only synchronous EnvPools are supported, got batch_size={config['batch_size']} "
-                f"and num_envs={env_num}: leave batch_size out"
-            )
+        self._require_batch_size(int(config["batch_size"]), env_num)
         if not hasattr(env, "observation_space") or callable(env.observation_space):
             raise TypeError(f"{env} has no gymnasium interface: make it with envpool.make_gymnasium")
         super().__init__(env, env_num, env.observation_space, env.action_space)
         self._has_warned = False
+
+    def _require_batch_size(self, batch_size: int, env_num: int) -> None:
+        if batch_size != env_num:
+            raise ValueError(
+                f"this is for synchronous EnvPools, got batch_size={batch_size} and num_envs={env_num}: "
+                "leave batch_size out, or use AsyncEnvPoolVectorEnv"
+            )
 
     @property
     def spec(self) -> list[Any]:

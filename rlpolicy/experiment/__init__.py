@@ -11,7 +11,10 @@ from rlpolicy.experiment.actor_critic import (
     TQCConfig,
 )
 from rlpolicy.experiment.config import ExperimentConfig, algorithms
+from rlpolicy.experiment.doctor import examine, examine_vector_env, is_well
+from rlpolicy.experiment.doctor_env import examine_env
 from rlpolicy.experiment.experiment import Experiment
+from rlpolicy.experiment.finding import Finding
 from rlpolicy.experiment.run_folder import RunFolder
 from rlpolicy.experiment.value_based import (
     C51Config,
@@ -32,6 +35,7 @@ __all__ = [
     "Experiment",
     "ExperimentConfig",
     "FQFConfig",
+    "Finding",
     "IQNConfig",
     "QRDQNConfig",
     "REDQConfig",
@@ -41,4 +45,8 @@ __all__ = [
     "TD3Config",
     "TQCConfig",
     "algorithms",
+    "examine",
+    "examine_env",
+    "examine_vector_env",
+    "is_well",
 ]

@@ -10,9 +10,12 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import rlpolicy
+from rlpolicy.experiment.bench import bench, table, write_results
 from rlpolicy.experiment.config import ExperimentConfig, algorithms
+from rlpolicy.experiment.doctor import examine, is_well
 from rlpolicy.experiment.evaluate import evaluate
 from rlpolicy.experiment.experiment import Experiment, build
+from rlpolicy.experiment.references import SUITES
 from rlpolicy.experiment.report import write_report
 from rlpolicy.experiment.run_folder import RunFolder
 from rlpolicy.experiment.schema import suggestion
@@ -20,6 +23,8 @@ from rlpolicy.experiment.seeds import train_seeds
 from rlpolicy.utils.cli import add_arguments
 from rlpolicy.utils.errors import MissingExtra
 
+FAULT_FOUND = 1
+"""Exit code when the doctor has found something that will break learning."""
 USAGE_ERROR = 2
 """Exit code of a mistake of the user."""
 
@@ -28,13 +33,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command.
 
     :param argv: arguments; None takes those of the process.
-    :return: the exit code: 0; 2 after one line on the error output for what the user can mend.
+    :return: the exit code: 0; 1 when ``doctor`` has found something that will break learning; 2 after one line on the
+        error output for what the user can mend.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # films need no screen, and pygame complains where there is none
     try:
         given = _parser(arguments).parse_args(arguments)
-        commands = {"train": _train, "resume": _resume, "evaluate": _evaluate, "report": _report}
+        commands = {"train": _train, "resume": _resume, "evaluate": _evaluate, "doctor": _doctor}
+        commands |= {"bench": _bench, "report": _report}
         return commands[given.command](given)
     except UsageError as error:
         print(f"rlpolicy: {' '.join(str(error).split())}", file=sys.stderr)
@@ -103,6 +110,32 @@ def _parser(arguments: Sequence[str]) -> argparse.ArgumentParser:
     test.add_argument("--last", action="store_true", help="the newest weights instead of those of the best test")
     test.add_argument("--video", action="store_true", help="film one episode, into the run's folder (extra: video)")
 
+    doctor = commands.add_parser(
+        "doctor",
+        help="look for mistakes before training",
+        description="Look at environment, policy and settings before training, and forecast memory and time. "
+        "Exit code: 0 all is well, 1 something will break learning, 2 a wrong argument.",
+        allow_abbrev=False,
+    )
+    doctor.add_argument("--algo", dest="algorithm", required=True, choices=list(algorithms()), help="the algorithm")
+    doctor.add_argument("--seconds", type=float, default=4.0, help="for measuring the speed (default: 4)")
+    asked = [cls for name, cls in algorithms().items() if {name, f"--algo={name}"}.intersection(arguments)]
+    if "doctor" in arguments and asked:
+        _add_config_options(doctor, doctor.add_argument_group("which settings"), asked[0])
+
+    suite = commands.add_parser(
+        "bench",
+        help="rerun published results over seeds",
+        description="Train the presets of a suite over seeds, and print the returns beside published ones, with "
+        "interquartile means and 95 % intervals. What has been trained already is not trained again.",
+    )
+    suite.add_argument("--suite", required=True, choices=list(SUITES), help="which algorithms and environments")
+    suite.add_argument("--only", nargs="+", metavar="ALGORITHM", help="of the suite only these algorithms")
+    suite.add_argument("--seeds", type=_seed_range, default=list(range(10)), metavar="A-B", help="(default: 0-9)")
+    suite.add_argument("--jobs", type=int, default=1, metavar="INT", help="runs at a time (default: 1)")
+    suite.add_argument("--logdir", default="runs/bench", metavar="FOLDER", help="of the runs (default: runs/bench)")
+    suite.add_argument("--out", metavar="FILE", help="the results as JSON (default: docs/results/SUITE.json)")
+
     report = commands.add_parser(
         "report", help="write a page about runs", description="Write one HTML page about one run, or to compare many."
     )
@@ -130,11 +163,16 @@ class _NoCompletion(argparse.Action):
 
 def _add_train_options(parser: argparse.ArgumentParser, cls: type[ExperimentConfig]) -> None:
     how = parser.add_argument_group("how to run")
+    how.add_argument("--seeds", type=_seed_range, metavar="A-B", help="several seeds, each a run: 0-4 or 1,5,7")
+    how.add_argument("--jobs", type=int, default=1, metavar="INT", help="runs at a time, with --seeds (default: 1)")
+    _add_config_options(parser, how, cls)
+
+
+def _add_config_options(parser: argparse.ArgumentParser, how: Any, cls: type[ExperimentConfig]) -> None:
+    """What :func:`_config` reads."""
     how.add_argument("--config", metavar="FILE", help="a config as JSON or YAML; what is given beside it counts more")
     preset = "start from the settings that are known for the environment, where there are (default: yes)"
     how.add_argument("--preset", action=argparse.BooleanOptionalAction, default=True, help=preset)
-    how.add_argument("--seeds", type=_seed_range, metavar="A-B", help="several seeds, each a run: 0-4 or 1,5,7")
-    how.add_argument("--jobs", type=int, default=1, metavar="INT", help="runs at a time, with --seeds (default: 1)")
     add_arguments(parser.add_argument_group("fields of the config"), cls)
 
 
@@ -215,6 +253,34 @@ def _evaluate(given: argparse.Namespace) -> int:
     folder = _prepared(RunFolder.open, given.run)
     options = {"episodes": given.episodes, "seed": given.seed, "last": given.last, "video": given.video}
     print(_prepared(evaluate, folder, **options))
+    return 0
+
+
+def _doctor(given: argparse.Namespace) -> int:
+    if not given.seconds > 0:
+        raise UsageError(f"--seconds must be positive, got {given.seconds}")
+    found = _prepared(examine, _prepared(_config, given), given.seconds)
+    for one in found:
+        print(one)
+    counts = [sum(one.severity == severity for one in found) for severity in ("error", "warning")]
+    print(f"{counts[0]} error(s), {counts[1]} warning(s)" if any(counts) else "nothing is wrong")
+    return 0 if is_well(found) else FAULT_FOUND
+
+
+def _bench(given: argparse.Namespace) -> int:
+    if given.jobs < 1:
+        raise UsageError(f"--jobs must be at least 1, got {given.jobs}")
+    known = list(dict.fromkeys(entry.algorithm for entry in SUITES[given.suite]))
+    for name in given.only or ():
+        if name not in known:
+            raise UsageError(
+                f"suite {given.suite} has no algorithm '{name}'{suggestion(name, known)} ({', '.join(known)})"
+            )
+    entries = [entry for entry in SUITES[given.suite] if given.only is None or entry.algorithm in given.only]
+    results = _prepared(bench, entries, given.seeds, given.jobs, given.logdir)
+    target = Path("docs", "results", f"{given.suite}.json") if given.out is None else Path(given.out)
+    write_results(target, given.suite, results)
+    print(f"{table(results)}\nResults: {target}")
     return 0
 
 

@@ -90,6 +90,8 @@ class ExperimentConfig(Schema):
     """learning rate at the end of the run, as a part of that at its beginning; for an lr_schedule"""
     normalize_obs: bool = False
     """scale observations to mean 0 and standard deviation 1, as learned from those in the buffer"""
+    memmap: str | None = None
+    """folder on whose disk the buffer lies, for one larger than memory; None: in memory"""
     prioritized: bool = False
     """sample transitions by their TD error"""
     prio_alpha: float = within(0.6, "[0, 1]")

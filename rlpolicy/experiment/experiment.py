@@ -175,7 +175,7 @@ def _venv(config: ExperimentConfig, count: int) -> BaseVectorEnv:
 
 def _buffer(config: ExperimentConfig, obs_space: spaces.Space[Any]) -> ReplayBuffer:
     kind: Any = VectorReplayBuffer
-    options: dict[str, Any] = {"obs_dtype": obs_dtype(obs_space)}
+    options: dict[str, Any] = {"obs_dtype": obs_dtype(obs_space), "memmap": config.memmap}
     if config.prioritized:
         kind = PrioritizedVectorReplayBuffer
         options |= {"alpha": config.prio_alpha, "beta": config.prio_beta}

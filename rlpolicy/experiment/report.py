@@ -12,24 +12,24 @@ from numpy.typing import NDArray
 from rlpolicy.experiment.summary import (
     Group,
     Series,
-    bootstrap_interval,
-    group_runs,
-    interquartile_mean,
-    read_run,
-    returns_over_steps,
+    learning_curve,
+    phase_seconds,
+    read_groups,
+    update_names,
 )
 from rlpolicy.utils.folder import write_file
 
 LARGE, SMALL = (640, 340), (360, 220)
 """Width and height of pictures, in units of which a letter is 17 high."""
 LEFT, RIGHT, TOP, BOTTOM = 64, 12, 12, 46
-N_COLOURS = 8
+COLOURS = ("#1f6feb", "#c2410c", "#15803d", "#9333ea", "#b91c7c", "#0e7490", "#854d0e", "#475569")
+"""Of lines, on a light background."""
+N_COLOURS = len(COLOURS)
 MAX_POINTS = 400
 """Points of a line at most; more cannot be told apart."""
 STYLE = """
 :root { color-scheme: light dark; --back: #ffffff; --text: #1b1f24; --faint: #6b7280; --line: #d9dde3;
-  --c0: #1f6feb; --c1: #c2410c; --c2: #15803d; --c3: #9333ea; --c4: #b91c7c; --c5: #0e7490; --c6: #854d0e;
-  --c7: #475569; }
+  COLOURS }
 @media (prefers-color-scheme: dark) { :root { --back: #14171b; --text: #e6e9ed; --faint: #9aa4b0; --line: #353b43;
   --c0: #6ea8fe; --c1: #fb923c; --c2: #4ade80; --c3: #c084fc; --c4: #f472b6; --c5: #22d3ee; --c6: #facc15;
   --c7: #94a3b8; } }
@@ -46,7 +46,7 @@ th, td { overflow-wrap: normal; }
 figure { margin: 0; max-width: 400px; } figcaption { font-size: .9rem; color: var(--faint); }
 .key { white-space: nowrap; margin-right: 1rem; }
 .key i { display: inline-block; width: 1em; height: .6em; margin-right: .4em; }
-"""
+""".replace("COLOURS", " ".join(f"--c{place}: {colour};" for place, colour in enumerate(COLOURS)))
 
 
 @dataclass
@@ -65,7 +65,7 @@ def write_report(paths: Sequence[str], target: Path) -> None:
 
     :raises ValueError: one of them is none, or has nothing to report yet.
     """
-    page = make_page(group_runs([read_run(path) for path in paths]))
+    page = make_page(read_groups(paths))
     write_file(target, page.encode())
 
 
@@ -107,12 +107,12 @@ def _key(groups: list[Group]) -> str:
 def _learning_curves(groups: list[Group]) -> str:
     lines, rows = [], []
     for place, group in enumerate(groups):
-        steps, values = returns_over_steps(group.runs)
-        middle, n = interquartile_mean(values), values.shape[1]
-        band = bootstrap_interval(values) if n > 1 else None
-        lines.append(Line(steps, middle, place, band))
+        curve = learning_curve(group)
+        middle, band = curve.middle, curve.interval
+        lines.append(Line(curve.steps, middle, place, band))
         shown = "one seed" if band is None else f"{band[-1, 0]:.5g} to {band[-1, 1]:.5g}"
-        rows.append([group.label, n, f"{steps[-1]:,.0f}", f"{middle[-1]:.5g}", shown, f"{middle.max():.5g}"])
+        steps = f"{curve.steps[-1]:,.0f}"
+        rows.append([group.label, curve.seeds, steps, f"{middle[-1]:.5g}", shown, f"{middle.max():.5g}"])
     head = ["", "seeds", "steps", "return at the end", "95 % interval", "highest"]
     note = (
         "Mean return of the tests over environment steps: interquartile mean over seeds, and where there are several "
@@ -150,9 +150,8 @@ def _health(groups: list[Group]) -> str:
 
 
 def _updates(groups: list[Group]) -> str:
-    names = list(dict.fromkeys(name for group in groups for run in group.runs for name in run.updates))
     figures = []
-    for name in names:
+    for name in update_names(groups):
         lines = [
             Line(*run.updates[name], place)
             for place, group in enumerate(groups)
@@ -169,15 +168,14 @@ def _updates(groups: list[Group]) -> str:
 
 def _timing(groups: list[Group]) -> str:
     """Seconds per phase, mean over the runs of a group."""
-    found = [[run.info.get("timing", {}).get("phases") or {} for run in group.runs] for group in groups]
-    names = list(dict.fromkeys(name for phases in found for phase in phases for name in phase))
-    if not names:
+    means = phase_seconds(groups)
+    if not means:
         return ""
-    means = [[float(np.mean([phase.get(name, 0.0) for phase in phases])) for name in names] for phases in found]
-    largest = max(max(row) for row in means) or 1.0
+    largest = max(max(row) for row in means.values()) or 1.0
     rows = []
     for place, group in enumerate(groups):
-        for name, seconds in zip(names, means[place], strict=True):
+        for name, row in means.items():
+            seconds = row[place]
             bar = f'<rect width="{200 * seconds / largest:.1f}" height="12" fill="var(--c{place % N_COLOURS})"/>'
             drawing = f'<svg viewBox="0 0 200 12" style="width: 200px" aria-hidden="true">{bar}</svg>'
             rows.append([group.label, name, f"{seconds:.1f} s", Raw(drawing)])

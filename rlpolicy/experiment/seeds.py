@@ -12,7 +12,7 @@ from rlpolicy.experiment.run_folder import RunFolder
 
 
 def train_seeds(configs: list[ExperimentConfig], jobs: int) -> int:
-    """Train each config in a process of its own, and print a line as each ends.
+    """Train each config in a process of its own, and print a line as each ends. Runs that have begun go on.
 
     What a run prints goes to ``output.txt`` in its folder. Ctrl-C reaches all of them, and each ends with a checkpoint.
 
@@ -28,7 +28,10 @@ def _train_one(config: ExperimentConfig) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         file, output = Path(scratch, "config.json"), Path(scratch, "output.txt")
         config.save(file)
-        command = [sys.executable, "-m", "rlpolicy", "train", config.algorithm, "--config", str(file)]
+        what = ["train", config.algorithm, "--config", str(file)]
+        if folder.path.exists():
+            what = ["resume", str(folder.path)]
+        command = [sys.executable, "-m", "rlpolicy", *what]
         with output.open("w") as out:
             code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False, env=_env()).returncode
         text = output.read_text(errors="replace")

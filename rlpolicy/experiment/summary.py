@@ -1,6 +1,9 @@
 """The numbers of a report: runs that differ in their seed alone, together."""
 
+import os
+from collections.abc import Iterable
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
@@ -117,6 +120,55 @@ def group_runs(runs: list[Run]) -> list[Group]:
         for place, name in enumerate(names)
     ]
     return [Group(label=label, runs=group) for label, group in zip(labels, groups, strict=True)]
+
+
+def read_groups(runs: "str | PathLike[str] | Run | Group | Iterable[str | PathLike[str] | Run | Group]") -> list[Group]:
+    """Groups of runs that are given as folders, as runs, or as groups.
+
+    :raises ValueError: a folder is none, or has nothing to report yet.
+    """
+    if isinstance(runs, str | PathLike | Run | Group):
+        runs = [runs]
+    single: list[Run] = []
+    for run in runs:
+        single += run.runs if isinstance(run, Group) else [run if isinstance(run, Run) else read_run(os.fspath(run))]
+    if not single:
+        raise InvalidArgument("no runs are given")
+    return group_runs(single)
+
+
+@dataclass(kw_only=True)
+class Curve:
+    """What the tests of a group say over time."""
+
+    steps: NDArray[np.float64]
+    """Environment steps, (T,)."""
+    middle: NDArray[np.float64]
+    """Interquartile mean over seeds of the tests' mean returns, (T,)."""
+    interval: NDArray[np.float64] | None
+    """Its 95 % bootstrap interval, (T, 2); None for one seed."""
+    seeds: int
+    """Number of runs."""
+
+
+def learning_curve(group: Group) -> Curve:
+    """Interquartile mean and its interval, see :func:`returns_over_steps`."""
+    steps, values = returns_over_steps(group.runs)
+    n = values.shape[1]
+    interval = bootstrap_interval(values) if n > 1 else None
+    return Curve(steps=steps, middle=interquartile_mean(values), interval=interval, seeds=n)
+
+
+def update_names(groups: list[Group]) -> list[str]:
+    """What the updates of any run reported."""
+    return list(dict.fromkeys(name for group in groups for run in group.runs for name in run.updates))
+
+
+def phase_seconds(groups: list[Group]) -> dict[str, list[float]]:
+    """Seconds per phase, mean over the runs of each group; empty when no run has told."""
+    found = [[run.info.get("timing", {}).get("phases") or {} for run in group.runs] for group in groups]
+    names = dict.fromkeys(name for phases in found for phase in phases for name in phase)
+    return {name: [float(np.mean([phase.get(name, 0.0) for phase in phases])) for phases in found] for name in names}
 
 
 def returns_over_steps(runs: list[Run]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

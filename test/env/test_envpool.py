@@ -108,7 +108,7 @@ def test_ids_and_guard(kit: Any) -> None:
 
 
 def test_what_it_is_not_made_for(kit: Any) -> None:
-    with pytest.raises(ValueError, match="leave batch_size out"):
+    with pytest.raises(ValueError, match="leave batch_size out, or use AsyncEnvPoolVectorEnv"):
         EnvPoolVectorEnv(FakePool(kit.fns(), batch_size=2))
     venv = EnvPoolVectorEnv(FakePool(kit.fns(), n_values=4))
     with pytest.raises(ValueError, match="no reset options"):

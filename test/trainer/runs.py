@@ -51,6 +51,7 @@ def make_trainer(
     venv: Callable[..., Any] = DummyVectorEnv,
     test: bool = True,
     seed: int = 3,
+    memmap: Any = None,
     **options: Any,
 ) -> OffpolicyTrainer:
     """A run of 3 epochs of 60 steps, episodes of at most 20, on n environments. Close it with :func:`close`."""
@@ -58,7 +59,9 @@ def make_trainer(
     make = partial(gym.make, task, max_episode_steps=20) if isinstance(task, str) else task
     policy = make_policy(algorithm, make())
     prioritized = {"alpha": 0.6, "beta": 0.4} if algorithm == "dqn" else {}
-    buffer = (PrioritizedVectorReplayBuffer if prioritized else VectorReplayBuffer)(100, n, **prioritized)
+    buffer = (PrioritizedVectorReplayBuffer if prioritized else VectorReplayBuffer)(
+        100, n, memmap=memmap, **prioritized
+    )
     given: dict[str, Any] = {
         "policy": policy,
         "train_collector": Collector(policy, venv([make] * n), buffer, exploration_noise=True),

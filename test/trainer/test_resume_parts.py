@@ -28,7 +28,7 @@ from rlpolicy.utils import KLAdaptiveLR, LinearSchedule, MultipleLRSchedulers, R
 from rlpolicy.utils.net.common import Net, RunningStandardScaler
 from rlpolicy.utils.net.continuous import Actor, Critic
 
-from .runs import assert_same, close, facts
+from .runs import assert_same, close, facts, make_trainer
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "policy"))
 import zoo
@@ -225,3 +225,23 @@ def test_bit_for_bit(part: dict[str, Any], steps: int, tmp_path: Path) -> None:
     assert second.policy.is_compiled == whole.policy.is_compiled
     close(first)
     close(second)
+
+
+def test_a_buffer_on_a_disk(tmp_path: Path) -> None:
+    """A run whose rows lie in files goes on from a checkpoint, though newer rows had been written into the files."""
+    expected = facts(ran(make_trainer("dqn", "CartPole-v1")))
+    options = {"algorithm": "dqn", "task": "CartPole-v1", "memmap": tmp_path / "rows"}
+    stopped = make_trainer(callbacks=[Checkpoint(tmp_path / "saved", every_steps=25), StopAt(121)], **options)
+    stopped.run()
+    while stopped.env_step < 160:  # beyond what is saved, into the same files
+        stopped.env_step += stopped.train_collector.collect(n_step=20).n_collected_steps
+    resumed = make_trainer(**options)
+    resumed.load(tmp_path / "saved")
+    assert_same(facts(ran(resumed)), expected)
+    close(stopped)
+
+
+def ran(trainer: Any) -> Any:
+    trainer.run()
+    close(trainer)
+    return trainer

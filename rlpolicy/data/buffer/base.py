@@ -10,6 +10,7 @@ import numpy as np
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer import files, sequences
 from rlpolicy.data.buffer.final_obs import FinalObs
+from rlpolicy.data.buffer.mapped import Disk
 from rlpolicy.data.buffer.rings import Rings
 from rlpolicy.data.buffer.storage import Storage, StorageView, as_storable, leaves
 from rlpolicy.data.utils.rows import zero_rows
@@ -37,6 +38,8 @@ class ReplayBuffer:
     :param save_only_last_obs: observations arrive as stacks; keep only the newest frame of each.
     :param sample_avail: sample only rows that have ``stack_num`` frames in their episode.
     :param obs_dtype: store floating observations in this dtype, e.g. "float32".
+    :param memmap: a folder; the rows lie in files on its disk, for buffers larger than memory. See
+        :mod:`rlpolicy.data.buffer.mapped`.
     :param seed: of the sampling generator; see :func:`~rlpolicy.utils.rng.make_generator`.
     :param kwargs: ignored (buffers of different kinds take each other's options).
     """
@@ -53,15 +56,15 @@ class ReplayBuffer:
         sample_avail: bool = False,
         *,
         obs_dtype: str | np.dtype[Any] | None = None,
+        memmap: str | PathLike[str] | None = None,
         seed: int | None = None,
         **kwargs: Any,
     ) -> None:
         if size < 0:
             raise InvalidArgument(f"size must not be negative, got {size}")
-        for name in ("device", "memmap"):
-            if kwargs.get(name) not in (None, "cpu"):
-                raise ValueError(f"{name}={kwargs[name]!r}: this version keeps transitions in host memory only")
-        self._configure(stack_num, ignore_obs_next, save_only_last_obs, sample_avail, obs_dtype, seed)
+        if kwargs.get("device") not in (None, "cpu"):
+            raise ValueError(f"device={kwargs['device']!r}: this version keeps transitions in host memory only")
+        self._configure(stack_num, ignore_obs_next, save_only_last_obs, sample_avail, obs_dtype, seed, memmap)
         self._lay_out(Rings([size]))
 
     def _configure(
@@ -72,6 +75,7 @@ class ReplayBuffer:
         sample_avail: bool,
         obs_dtype: str | np.dtype[Any] | None,
         seed: int | None,
+        memmap: str | PathLike[str] | None = None,
     ) -> None:
         if stack_num < 1:
             raise InvalidArgument(f"stack_num must be at least 1, got {stack_num}")
@@ -80,6 +84,7 @@ class ReplayBuffer:
         self._save_only_last_obs = save_only_last_obs
         self._sample_avail = sample_avail
         self._obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
+        self._disk = None if memmap is None else Disk(memmap)
         self._rng: np.random.Generator | None = None
         if seed is not None:
             self.seed(seed)
@@ -88,8 +93,8 @@ class ReplayBuffer:
         """Give the buffer its pointers and its storage (its own, or a part of another buffer's)."""
         self.maxsize = rings.total
         self._rings = rings
-        self._storage = storage or Storage(rings.total, self._obs_dtype, scattered=rings.n > 1)
-        self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype)
+        self._storage = storage or Storage(rings.total, self._obs_dtype, scattered=rings.n > 1, disk=self._disk)
+        self._final = None if self._save_obs_next else FinalObs(rings.total, rings.n, self._obs_dtype, self._disk)
         self._offset = 0
         """Where this buffer's row 0 lies in the rows that ``_final`` counts."""
 
@@ -104,6 +109,7 @@ class ReplayBuffer:
             "save_only_last_obs": self._save_only_last_obs,
             "sample_avail": self._sample_avail,
             "obs_dtype": None if self._obs_dtype is None else self._obs_dtype.name,
+            "memmap": None if self._disk is None else os.fspath(self._disk.folder),
         }
 
     def __len__(self) -> int:
@@ -519,6 +525,8 @@ class ReplayBuffer:
                 return default_value if column is None else Batch()
             raise KeyError(key)
         rows = index if stack_num == 1 else self._frames(self._as_index(index), stack_num)
+        if self._disk is not None:
+            self._storage.ask_for(rows, key)
         return self._storage.as_given(column[rows], (key,))
 
     def _frames(self, index: np.ndarray, stack_num: int) -> np.ndarray:
@@ -535,7 +543,10 @@ class ReplayBuffer:
             return self._derived_obs_next(index[None], stack_num)[0]
         obs = self.obs
         after = self.next(index)
-        out = obs[after if stack_num == 1 else self._frames(after, stack_num)]
+        frames = after if stack_num == 1 else self._frames(after, stack_num)
+        if self._disk is not None:
+            self._storage.ask_for(frames, "obs")
+        out = obs[frames]
         if self._final is None:
             return out
         known, final = self._final.read(index + self._offset)
@@ -590,7 +601,8 @@ class ReplayBuffer:
 
     def _config(self) -> dict[str, Any]:
         """Constructor arguments, as JSON."""
-        return {"size": self.maxsize, **self.options}
+        where = ("memmap",)  # not what the buffer is: a file may be loaded to another place
+        return {"size": self.maxsize, **{key: value for key, value in self.options.items() if key not in where}}
 
     @classmethod
     def _build(cls, config: dict[str, Any], overrides: dict[str, Any]) -> Self:

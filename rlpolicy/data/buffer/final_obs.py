@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.mapped import Disk
 from rlpolicy.data.buffer.storage import Storage, leaves
 
 NONE = -1
@@ -21,9 +22,10 @@ class FinalObs:
 
     :param size: rows of the storage.
     :param n: number of segments.
+    :param disk: where the table lies; None: in memory.
     """
 
-    def __init__(self, size: int, n: int, obs_dtype: Any = None) -> None:
+    def __init__(self, size: int, n: int, obs_dtype: Any = None, disk: Disk | None = None) -> None:
         self.entry = np.full(size, NONE, np.int32)
         """(size,) which entry holds the row's ``obs_next``, NONE where the next row's ``obs`` does."""
         self.tail = np.full(n, NONE, np.int64)
@@ -31,7 +33,7 @@ class FinalObs:
         self.n = n
         self.free: list[int] = []
         self.used = n
-        self.table = Storage(n + max(8, n), obs_dtype)
+        self.table = Storage(n + max(8, n), obs_dtype, disk=disk and disk.another())
 
     def record(self, segments: np.ndarray, rows: np.ndarray, obs: Any, obs_next: Any, done: np.ndarray) -> bool:
         """Note ``obs_next`` of freshly written ``rows``, one per segment.
@@ -101,7 +103,7 @@ class FinalObs:
         return np.array(taken, np.int64)
 
     def _grow(self, size: int) -> None:
-        bigger = Storage(size, self.table.obs_dtype)
+        bigger = Storage(size, self.table.obs_dtype, disk=self.table.disk and self.table.disk.another())
         if self.table.columns.__dict__:
             bigger.write(slice(0, self.table.size), self.table.columns)
         self.table = bigger

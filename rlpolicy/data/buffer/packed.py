@@ -29,6 +29,7 @@ from typing import Any
 import numpy as np
 
 from rlpolicy.data.batch import Batch
+from rlpolicy.data.buffer.mapped import Disk
 
 Path = tuple[str, ...]
 Values = Mapping[str, Any]
@@ -38,6 +39,8 @@ WriteRows = Callable[[np.ndarray, Values], bool | None]
 """(rows, values) -> True; None, and nothing written, if they have another form."""
 OUTCOME: dict[Path, str] = {("rew",): "d", ("terminated",): "?", ("truncated",): "?"}
 """The numbers that every transition has, with their codes in ``struct``; they lie first in a row."""
+PACKED = "small columns"
+"""What a disk knows them by."""
 
 
 class PackedRows:
@@ -46,16 +49,24 @@ class PackedRows:
     :param size: number of rows.
     :param specs: dtype and row shape of each column, by path.
     :param scattered: rows far from each other are written first.
+    :param disk: where they lie; None: in memory.
     """
 
     def __init__(
-        self, size: int, specs: Mapping[Path, tuple[np.dtype[Any], tuple[int, ...]]], scattered: bool = False
+        self,
+        size: int,
+        specs: Mapping[Path, tuple[np.dtype[Any], tuple[int, ...]]],
+        scattered: bool = False,
+        disk: Disk | None = None,
     ) -> None:
         paths = [path for path in OUTCOME if path in specs] + [path for path in specs if path not in OUTCOME]
         self.fields = {path: f"c{i}" for i, path in enumerate(paths)}
         """The field of each column; a column that got an array of its own later has none."""
         dtype = np.dtype([(self.fields[path], *specs[path]) for path in paths], align=True)
-        self.rows = _small_pages(size, dtype) if scattered else np.zeros(size, dtype)
+        if disk is not None:
+            self.rows = disk.zeros(size, dtype, (), PACKED)
+        else:
+            self.rows = _small_pages(size, dtype) if scattered else np.zeros(size, dtype)
         self.block = np.dtype((np.void, self.rows.itemsize))
         """A row as opaque bytes: numpy copies structured rows field by field, three times slower."""
 

@@ -210,8 +210,10 @@ def load_buffer(buffer: ReplayBuffer, state: dict[str, Any], folder: WholeFolder
 def _read_rows(
     buffer: ReplayBuffer, state: dict[str, Any], folder: WholeFolder
 ) -> tuple[Storage, FinalObs | None, SavedRows]:
-    storage = Storage(buffer.maxsize, buffer._obs_dtype)
-    final = None if state["final"] is None else FinalObs(buffer.maxsize, buffer._rings.n, buffer._obs_dtype)
+    storage = _whole_storage(buffer).blank()
+    final = None
+    if state["final"] is not None:
+        final = FinalObs(buffer.maxsize, buffer._rings.n, buffer._obs_dtype, storage.disk)
     saved = SavedRows(buffer._rings)
     saved.folder = folder.path
     layout = Batch(state["layout"])

@@ -17,7 +17,8 @@ import numpy as np
 import torch
 
 from rlpolicy.data.batch import Batch
-from rlpolicy.data.buffer.packed import PackedRows, Path, WriteRow, WriteRows, row_writer, rows_writer
+from rlpolicy.data.buffer.mapped import Disk
+from rlpolicy.data.buffer.packed import PACKED, PackedRows, Path, WriteRow, WriteRows, row_writer, rows_writer
 
 PACKED_BYTES = 1024
 """Columns of at most this many bytes per row are packed; above it the copy itself costs more than finding the row."""
@@ -43,11 +44,19 @@ class Storage:
     :param size: number of rows.
     :param obs_dtype: store floating ``obs`` and ``obs_next`` in this dtype instead of their own.
     :param scattered: rows far from each other are written first.
+    :param disk: where the columns lie, but ``done``; None: in memory.
     """
 
-    def __init__(self, size: int, obs_dtype: str | np.dtype[Any] | None = None, scattered: bool = False) -> None:
+    def __init__(
+        self,
+        size: int,
+        obs_dtype: str | np.dtype[Any] | None = None,
+        scattered: bool = False,
+        disk: Disk | None = None,
+    ) -> None:
         self.size = size
         self._scattered = scattered
+        self.disk = disk
         self.obs_dtype = None if obs_dtype is None else np.dtype(obs_dtype)
         self.columns = Batch()
         self.tensors: set[Path] = set()
@@ -105,6 +114,8 @@ class Storage:
         :param skip: top-level names that the caller does not need.
         """
         by_index = type(rows) is np.ndarray and rows.dtype.kind == "i"
+        if self.disk is not None and by_index:
+            self.ask_for(rows, skip=skip)
         packed = None
         if self._packed.fields:  # a slice or a single row would be a view
             packed = self._packed.rows.take(rows) if by_index else self._packed.rows[rows].copy()
@@ -113,6 +124,16 @@ class Storage:
         readers = [reader for reader in self._readers if reader[0] not in skip] if skip else self._readers
         found = _read(readers, rows, packed, by_index)
         return self.as_given(found) if self.tensors else found
+
+    def ask_for(self, rows: Any, key: str | None = None, skip: tuple[str, ...] = ()) -> None:
+        """Tell a disk that the column ``key`` (None: all but some) is about to be read at ``rows``."""
+        rows = np.asarray(rows)
+        if self.disk is None or rows.dtype.kind not in "iu":
+            return
+        keys = {key} if key is not None else {path[0] for path, _ in leaves(self.columns)}.difference(skip)
+        if any(path[0] in keys for path in self._packed.fields):
+            keys.add(PACKED)
+        self.disk.ask_for(rows % self.size, key or "", keys)
 
     def _plan_read(self, columns: Batch, path: Path) -> list[Reader]:
         """Name of each column, its packed field if it has one, else the column itself (or the list of those below)."""
@@ -138,7 +159,10 @@ class Storage:
         return torch.from_numpy(np.array(value)) if path in self.tensors else value
 
     def replace(self, columns: Batch) -> None:
-        """Adopt arrays of ``size`` rows as the columns."""
+        """Adopt arrays of ``size`` rows as the columns; on a disk, copies of them."""
+        if self.disk is not None:
+            self.load(columns)
+            return
         self._require_rows(columns)
         self._clear()
         self.columns = columns
@@ -149,7 +173,11 @@ class Storage:
                 raise ValueError(f"{'.'.join(path)} has {len(column)} rows, the storage has {self.size}")
 
     def _clear(self) -> None:
-        self.__init__(self.size, self.obs_dtype, self._scattered)  # type: ignore[misc]
+        vars(self).update(vars(self.blank()))
+
+    def blank(self) -> "Storage":
+        """Another storage like this one, without columns."""
+        return Storage(self.size, self.obs_dtype, self._scattered, self.disk and self.disk.another())
 
     def _forget_forms(self) -> None:
         self.write_row: list[WriteRow] = [_write_nothing, _write_nothing]
@@ -173,9 +201,20 @@ class Storage:
             and dtype.kind != OBJECT
             and dtype.itemsize * int(np.prod(shape)) <= PACKED_BYTES
         }
-        self._packed = PackedRows(self.size, small, self._scattered)
-        for path, (dtype, shape) in specs.items():
-            self._place(path, self._packed.column(path) if path in small else empty_column(self.size, dtype, shape))
+        packed = PackedRows(self.size, small, self._scattered, self.disk)
+        columns = {  # all of them before any is placed: a disk may be full
+            path: packed.column(path) if path in small else self._empty(path, dtype, shape)
+            for path, (dtype, shape) in specs.items()
+        }
+        self._packed = packed
+        for path, column in columns.items():
+            self._place(path, column)
+
+    def _empty(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+        """A column without values. ``done`` is always in memory: all index arithmetic looks at it."""
+        if self.disk is None or path == DONE:
+            return empty_column(self.size, dtype, shape)
+        return self.disk.zeros(self.size, dtype, shape, ".".join(path))
 
     def _note_tensors(self, value: Any, path: Path) -> None:
         if isinstance(value, Mapping | Batch):
@@ -251,7 +290,7 @@ class Storage:
                     self._note_tensors(value, (*path, key))
                 value = as_storable(value)
                 dtype, shape = self._spec((*path, key), value, count is not None)
-                self._place((*path, key), empty_column(self.size, dtype, shape))
+                self._place((*path, key), self._empty((*path, key), dtype, shape))
                 plan.append((have[key], value))
         if len(have) > len(given):
             for key, column in have.items():
@@ -284,7 +323,8 @@ class Storage:
         return column, value
 
     def _widen(self, path: Path, column: np.ndarray, dtype: np.dtype[Any]) -> np.ndarray:
-        wider = column.astype(dtype)
+        wider = self._empty(path, dtype, column.shape[1:])
+        wider[...] = column
         self._place(path, wider)
         return wider
 
@@ -299,12 +339,13 @@ class Storage:
         )
 
     def __getstate__(self) -> dict[str, Any]:
-        names = ("size", "obs_dtype", "_scattered", "columns", "tensors")
+        names = ("size", "obs_dtype", "_scattered", "disk", "columns", "tensors")
         return {name: getattr(self, name) for name in names}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         """Columns come back as arrays of their own and are packed again."""
         self.size, self.obs_dtype, self._scattered = state["size"], state["obs_dtype"], state["_scattered"]
+        self.disk = state["disk"]
         self.load(state["columns"])
         self.tensors = state["tensors"]
 
@@ -352,6 +393,10 @@ class StorageView:
     def read(self, rows: Any, skip: tuple[str, ...] = ()) -> Batch:
         """See :meth:`Storage.read`; rows count from this view's start."""
         return self.parent.read(np.arange(self.size)[rows] + self.start, skip)
+
+    def ask_for(self, rows: Any, key: str | None = None) -> None:
+        """See :meth:`Storage.ask_for`; rows count from this view's start."""
+        self.parent.ask_for(np.arange(self.size)[rows] + self.start, key)
 
     def as_given(self, value: Any, path: Path = ()) -> Any:
         """See :meth:`Storage.as_given`."""

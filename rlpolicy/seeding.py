@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from rlpolicy.utils.ranks import rank
 from rlpolicy.utils.rng import generator_state, set_generator_state
 
 
@@ -14,7 +15,8 @@ class Seeds:
     """Gives every part of an experiment a seed of its own, derived from one number.
 
     Seeds are found by name, so a part gets the same seed whatever else asks, and in whatever order; different names,
-    and the members of one list, are statistically independent (``numpy.random.SeedSequence``).
+    and the members of one list, are statistically independent (``numpy.random.SeedSequence``). So are those of
+    different ranks; rank 0 has the seeds of a process that is alone.
 
     :param seed: any whole number that is not negative.
     """
@@ -29,7 +31,8 @@ class Seeds:
 
     def many(self, name: str, count: int) -> list[int]:
         """``count`` seeds in [0, 2**31) for the members of a group, e.g. ``seeds.many("train_envs", 8)``."""
-        sequence = np.random.SeedSequence(self.seed, spawn_key=(zlib.crc32(name.encode()),))
+        own = (rank(),) if rank() else ()
+        sequence = np.random.SeedSequence(self.seed, spawn_key=(zlib.crc32(name.encode()), *own))
         return (sequence.generate_state(count) >> 1).tolist()  # type: ignore[no-any-return]
 
     def one(self, name: str) -> int:

@@ -13,6 +13,7 @@ RUNS = {
     "ddpg_pendulum.py": "--epochs 1 --steps-per-epoch 240 --train-envs 2 --seed 3",
     "ddpg_mujoco.py": "--task InvertedPendulum-v5 --epochs 1 --steps-per-epoch 100 --start-timesteps 200 "
     "--buffer-size 1000 --hidden-sizes 16 16 --batch-size 32",
+    "distributed/ddpg_torchrun.py": "--epochs 1 --steps-per-epoch 240 --seed 3",
     "kill_and_resume.py": "--kills 2 --steps 500 --save-every 50 --longest 0.3",
     "own_loop.py": "--steps 600 --warmup 300",
     "actor_critic_pendulum.py": "--algo tqc --steps 200 --steps-per-test 200",
@@ -60,6 +61,14 @@ def test_pendulum(
     option: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run("ddpg_pendulum.py", tmp_path, monkeypatch, option)
+    check_training(tmp_path, capsys.readouterr().out)
+
+
+@pytest.mark.usefixtures("short_pendulum")
+def test_torchrun_without_torchrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("distributed/ddpg_torchrun.py", tmp_path, monkeypatch)
     check_training(tmp_path, capsys.readouterr().out)
 
 

@@ -1,4 +1,5 @@
-"""Imports go downwards: utils < env, exploration, data < data.collector < policy < trainer < experiment.
+"""Imports go downwards: utils < env, exploration, data < data.collector < policy < trainer
+< distributed < experiment.
 
 Algorithms stay short.
 """
@@ -13,6 +14,7 @@ FLOORS = [
     ("rlpolicy.__main__", 8),
     ("rlpolicy.plot", 8),
     ("rlpolicy.experiment", 7),
+    ("rlpolicy.distributed", 6),
     ("rlpolicy.trainer", 5),
     ("rlpolicy.policy", 4),
     ("rlpolicy.data.collector", 3),

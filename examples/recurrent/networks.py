@@ -13,9 +13,18 @@ from rlpolicy.utils.net.recurrent import Memory, MemoryNet
 ALGORITHMS = ("dqn", "ddpg", "td3", "sac")
 
 
-def make_policy(algo: str, env: gym.Env[Any, Any], recurrent: bool, units: int, lr: float, **options: Any) -> Any:
+def make_policy(
+    algo: str,
+    env: gym.Env[Any, Any],
+    recurrent: bool,
+    units: int,
+    lr: float,
+    actor_lr: float | None = None,
+    **options: Any,
+) -> Any:
     """``RecurrentSACPolicy`` or ``SACPolicy``, and so on, with small networks.
 
+    :param actor_lr: None: the same.
     :param options: of the policy's constructor.
     """
     obs, n = env.observation_space.shape, env.action_space.shape or 2
@@ -45,7 +54,7 @@ def make_policy(algo: str, env: gym.Env[Any, Any], recurrent: bool, units: int, 
     actor, critic = net(gaussian if algo == "sac" else action), net(q_value)
     return kind(
         actor=actor,
-        actor_optim=Adam(actor.parameters(), lr=lr),
+        actor_optim=Adam(actor.parameters(), lr=actor_lr or lr),
         critic=critic,
         critic_optim=Adam(critic.parameters(), lr=lr),
         **options,

@@ -54,6 +54,8 @@ def main(args: Args) -> Any:
         options["exploration_noise"] = EpsilonGreedy(LinearSchedule(1.0, 0.05, steps=2_000))
     elif args.algo == "sac":
         options["alpha"] = 0.02
+    elif args.algo == "td3":
+        options["actor_lr"] = 3e-4  # at 3e-3 it may reach the limits of tanh before the critics know the cue, and stay
     policy = make_policy(args.algo, env_fns[0](), recurrent, 32, 3e-3, **options)
     train = Collector(policy, DummyVectorEnv(env_fns * 4), VectorReplayBuffer(10_000, 4), exploration_noise=True)
     return offpolicy_trainer(

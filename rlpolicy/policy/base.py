@@ -21,7 +21,7 @@ from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
 from rlpolicy.policy.bundle import load_policy, save_policy
 from rlpolicy.policy.export import export_policy
-from rlpolicy.policy.observations import ObsStatistics
+from rlpolicy.policy.observations import ObsStatistics, count_together
 from rlpolicy.policy.resume import load_training_state, training_state
 from rlpolicy.policy.returns import follow_steps, gae_return
 from rlpolicy.utils.errors import InvalidArgument
@@ -29,6 +29,7 @@ from rlpolicy.utils.lr_scheduler import AnyLRScheduler, step_after_update
 from rlpolicy.utils.net.inputs import see_through
 from rlpolicy.utils.optim import TModule, polyak_update
 from rlpolicy.utils.precision import MixedPrecision, Precision
+from rlpolicy.utils.ranks import ranks
 from rlpolicy.utils.watch import running
 
 __all__ = [
@@ -337,9 +338,14 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         Nothing happens without a preprocessor that keeps statistics, nor in evaluation mode.
         """
         update: Callable[[Any], None] | None = getattr(self.obs_preprocessor, "update", None)
-        if update is not None and self.training:
-            for obs in self._obs_statistics.new_in(buffer):
-                update(self.network_obs(obs))
+        if update is None or not self.training or self.obs_preprocessor is None:
+            return
+        new = (self.network_obs(obs) for obs in self._obs_statistics.new_in(buffer))
+        if (group := ranks()) is not None:
+            count_together(group, self.obs_preprocessor, new)
+            return
+        for obs in new:
+            update(obs)
 
     def compile(self, *, checks: int = 3, backend: Literal["native", "torch"] | None = None) -> Self:  # type: ignore[override]  # of nn.Module
         """From now on update without autograd, on flat vectors of parameters: faster on a CPU, and the same numbers.

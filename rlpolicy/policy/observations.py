@@ -1,6 +1,6 @@
 """Observations on their way to the networks."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.utils.ranks import Ranks
 
 CHUNK = 4096
 """Observations handed over at once; a buffer that was filled before the first update may hold millions."""
@@ -30,6 +31,10 @@ class ObsStatistics(nn.Module):
         for begin in range(0, len(rows), CHUNK):
             yield buffer.get(rows[begin : begin + CHUNK], "obs")
 
+    def forget(self) -> None:
+        """All of a buffer is new again."""
+        self._mark = None
+
     def get_extra_state(self) -> Tensor:
         """The mark; empty before the first look."""
         return torch.from_numpy(np.zeros(0, np.int64) if self._mark is None else self._mark.copy())
@@ -37,6 +42,23 @@ class ObsStatistics(nn.Module):
     def set_extra_state(self, state: Tensor) -> None:
         """Take over a mark."""
         self._mark = state.cpu().numpy().astype(np.int64) if state.numel() else None
+
+
+def count_together(group: Ranks, preprocessor: nn.Module, observations: Iterable[Any]) -> None:
+    """Count the new observations of all ranks, the same way on all: each adds what it has as (count, mean, M2).
+
+    :raises TypeError: statistics of another kind than those of a ``RunningStandardScaler``.
+    """
+    if not hasattr(preprocessor, "merge_statistics"):
+        raise TypeError(
+            f"the statistics of {type(preprocessor).__name__} cannot be joined among ranks, those of a "
+            "RunningStandardScaler can: your own needs its methods blank, statistics and merge_statistics"
+        )
+    new: Any = preprocessor.blank()  # type: ignore[operator]
+    for obs in observations:
+        new.update(obs)
+    for statistics in group.stack(new.statistics()):
+        preprocessor.merge_statistics(statistics)  # type: ignore[operator]
 
 
 def joined(obs: Any, obs_next: Any) -> Any:

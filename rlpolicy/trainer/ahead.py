@@ -8,17 +8,25 @@ from typing import Any, Literal, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.resume import collector_state
 from rlpolicy.data.staging import Aborted, Kept, Staging, store
 from rlpolicy.data.stats import CollectStats
-from rlpolicy.exploration.random import Scheduled
+from rlpolicy.policy.acting import (
+    acting_copy,
+    all_tensors,
+    changed,
+    copy_tensors,
+    noises_of,
+    policies_in,
+    settable,
+    settings,
+)
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.trainer.forked import Forked, why_not_forked
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.optim import tensors_of
 
 AsyncCollection: TypeAlias = bool | Literal["thread", "process"]
 
@@ -59,8 +67,8 @@ class Station:
             raise Aborted
         try:
             if orders.slot is not None:
-                _copy(self.slots[orders.slot], _tensors(self.acting))
-            for part, values in zip(_settable(_policies(self.acting)), orders.changes or (), strict=False):
+                copy_tensors(self.slots[orders.slot], all_tensors(self.acting))
+            for part, values in zip(settable(policies_in(self.acting)), orders.changes or (), strict=False):
                 vars(part).update(values)
             return self.worker.collect(n_step=orders.n_step, random=orders.random), self.staging.take()
         except BaseException:
@@ -77,7 +85,7 @@ class Station:
 
     def report(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """For a checkpoint: the states of the collector and of the noise."""
-        return collector_state(self.worker), [noise.state_dict() for noise in _noises(_policies(self.acting))]
+        return collector_state(self.worker), [noise.state_dict() for noise in noises_of(policies_in(self.acting))]
 
 
 class _Asked(NamedTuple):
@@ -125,11 +133,11 @@ class CollectsAhead:
         self.policy, self.collector, self.generators = policy, collector, generators
         self.is_process = kind != "thread" and not obstacle
         self.most = most
-        self._slots = _slots(_tensors(policy), self.is_process)
+        self._slots = _slots(all_tensors(policy), self.is_process)
         self._asked: deque[_Asked] = deque()
         self._version: Any = None
-        self._parts = _policies(policy)
-        self._settings = _settings(self._parts)
+        self._parts = policies_in(policy)
+        self._settings = settings(self._parts)
         station = Station(policy, collector, self._slots)
         self._side: Station | Forked = Forked(station, generators) if self.is_process else station
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="rlpolicy-collects")
@@ -157,13 +165,10 @@ class CollectsAhead:
             slot = next((i for i in range(len(self._slots)) if all(asked.slot != i for asked in self._asked)), None)
         if slot is not None:  # else this collect acts with the weights of the one before
             self._version = version
-            _copy(_tensors(self.policy), self._slots[slot])
-        now = _settings(self._parts)
+            copy_tensors(all_tensors(self.policy), self._slots[slot])
+        now = settings(self._parts)
         if now != self._settings:  # those that were changed here; the collecting side changes some itself
-            changes = [
-                {name: value for name, value in new.items() if old.get(name) != value}
-                for old, new in zip(self._settings, now, strict=False)
-            ]
+            changes = changed(self._settings, now)
             self._settings = now
         future = self._side.start(Orders(slot, changes, n_step, random), self._thread)
         self._asked.append(_Asked(future, -(-n_step // self.collector.env_num) * self.collector.env_num, slot))
@@ -186,7 +191,7 @@ class CollectsAhead:
         """Give collector and policy the state that the collecting side is in, for a checkpoint."""
         state, noises = self._thread.submit(self._side.report).result()
         self.collector.elsewhere = state
-        for noise, noise_state in zip(_noises(self._parts), noises, strict=False):
+        for noise, noise_state in zip(noises_of(self._parts), noises, strict=False):
             noise.load_state_dict(noise_state)
         if isinstance(self._side, Forked):
             self.generators = self._thread.submit(self._side.global_state).result()
@@ -241,50 +246,6 @@ def _end(side: Station | Forked, thread: ThreadPoolExecutor) -> None:
     thread.shutdown(wait=False, cancel_futures=True)
     if isinstance(side, Forked):
         side.end()
-
-
-def acting_copy(policy: BasePolicy[Any]) -> BasePolicy[Any]:
-    """A policy that acts alike, and shares nothing."""
-    acting = copy.deepcopy(policy, {id(part.lr_scheduler): None for part in _policies(policy)})
-    if policy.is_compiled:
-        acting.compile(checks=0)  # which makes acting quick as well
-    return acting
-
-
-def _policies(policy: nn.Module) -> list[BasePolicy[Any]]:
-    """A policy, and those that it consists of."""
-    return [part for part in policy.modules() if isinstance(part, BasePolicy)]
-
-
-def _noises(policies: list[BasePolicy[Any]]) -> list[Scheduled]:
-    return [value for part in policies for value in vars(part).values() if isinstance(value, Scheduled)]
-
-
-def _settable(policies: list[BasePolicy[Any]]) -> list[Any]:
-    return [*policies, *_noises(policies)]
-
-
-def _settings(policies: list[BasePolicy[Any]]) -> list[dict[str, Any]]:
-    """Attributes such as a scale of exploration."""
-    return [
-        {name: value for name, value in vars(part).items() if type(value) in _PLAIN and name not in _STATES}
-        for part in _settable(policies)
-    ]
-
-
-_PLAIN = (bool, int, float, str)
-_STATES = ("updating", "training")
-
-
-def _tensors(policy: nn.Module) -> list[Tensor]:
-    params, buffers = tensors_of(policy)
-    return params + buffers
-
-
-def _copy(source: list[Tensor], target: list[Tensor]) -> None:
-    if source:  # torch refuses empty lists
-        with torch.no_grad():
-            torch._foreach_copy_(target, source)
 
 
 def _slots(like: list[Tensor], is_process: bool) -> list[list[Tensor]]:

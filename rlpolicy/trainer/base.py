@@ -24,6 +24,7 @@ from rlpolicy.trainer.ahead import AsyncCollection
 from rlpolicy.trainer.callbacks.base import Callback, CallbackList
 from rlpolicy.trainer.checkpoint import Interruption, Progress
 from rlpolicy.trainer.finite import FiniteGuard, NanPolicy
+from rlpolicy.trainer.ranks import Joined, check_drift, share_policy
 from rlpolicy.trainer.report import EpochBar, epoch_line, test_line
 from rlpolicy.trainer.resumable import Resumable
 from rlpolicy.trainer.signals import stop_on_signals
@@ -36,6 +37,7 @@ from rlpolicy.trainer.utils import (
 )
 from rlpolicy.utils.errors import InvalidArgument, NonFinite
 from rlpolicy.utils.logger.base import BaseLogger, LazyLogger
+from rlpolicy.utils.ranks import from_main, rank, ranks
 from rlpolicy.utils.statistics import MovAvg
 from rlpolicy.utils.warning import deprecation
 
@@ -148,8 +150,9 @@ class BaseTrainer(Resumable, ABC):
         self.train_fn, self.test_fn, self.stop_fn = train_fn, test_fn, stop_fn
         self.save_best_fn, self.save_checkpoint_fn = save_best_fn, save_checkpoint_fn
         self.resume_from_log, self.reward_metric = resume_from_log, reward_metric
-        self.logger: BaseLogger = LazyLogger() if logger is None else logger
-        self.verbose, self.show_progress = verbose, show_progress
+        is_main = rank() == 0
+        self.logger: BaseLogger = LazyLogger() if logger is None or not is_main else logger
+        self.verbose, self.show_progress = verbose and is_main, show_progress if is_main else False
         self.seed, self.total_steps = seed, total_steps
         self.random_steps, self.learning_starts = random_steps, learning_starts
         self.gradient_steps_per_collect, self.frame_skip = gradient_steps_per_collect, frame_skip
@@ -233,6 +236,9 @@ class BaseTrainer(Resumable, ABC):
         self.phase_seconds: dict[str, float] = {}
         """Seconds per phase, for ``InfoStats.timing.phases``; filled by ``LogTimings``."""
         self.start_time = time.time()
+        self._joined: Joined | None = None
+        self._wish = ""
+        """Why this rank wants to stop, before the others know."""
         self._finite.reset()
         self._clear_resume()
 
@@ -258,13 +264,14 @@ class BaseTrainer(Resumable, ABC):
         if seeds is not None and self.buffer is not None:
             self.buffer.seed(seeds.one("buffer"))
         if self.resume_from_log:
-            self.start_epoch, self.env_step, self.gradient_step = self.logger.restore_data()
+            self.start_epoch, self.env_step, self.gradient_step = from_main(self.logger.restore_data())
             self.epoch = self.best_epoch = self.start_epoch
+        share_policy(self.policy)
         self._is_started = True
         self._emit("on_train_start")
         if self.test_collector is not None:
             self.test_step()
-        elif self.save_best_fn is not None:
+        elif self.save_best_fn is not None and rank() == 0:
             self.save_best_fn(self.policy)
         self._rest()
 
@@ -274,8 +281,26 @@ class BaseTrainer(Resumable, ABC):
         return {name: collector for name, collector in both.items() if collector is not None}
 
     def request_stop(self, reason: str) -> None:
-        """End the training after the step that is running; ``InfoStats.stop_reason`` says "requested: ..."."""
-        self._stop(f"requested: {reason}")
+        """End the training after the step that is running; ``InfoStats.stop_reason`` says "requested: ...".
+
+        Among several ranks one may ask; all end after the same step.
+        """
+        if ranks() is None:
+            self._stop(f"requested: {reason}")
+        else:
+            self._wish = self._wish or f"requested: {reason}"
+
+    def _among_ranks(self) -> Joined | None:
+        """What is shared with other ranks, if there are any; made when it is first needed, by all of them."""
+        group = ranks()
+        if group is not None and self._joined is None:
+            self._joined = Joined(group, self.policy, self.train_collector)
+        return self._joined
+
+    def _agree_to_stop(self) -> None:
+        """Stop if one of the ranks wants to."""
+        if (joined := self._among_ranks()) is not None and (reason := joined.agree_to_stop(self._wish)):
+            self._stop(reason)
 
     def _stop(self, reason: str) -> None:
         self.stop_reason = self.stop_reason or reason
@@ -303,7 +328,7 @@ class BaseTrainer(Resumable, ABC):
             if not self._go_on() and reset_prior_to_run:
                 self.reset(reset_collectors, reset_buffer)
             while not self.stop_reason:
-                next(self)
+                next(self, None)
             self._finish()
         return self._info()
 
@@ -317,6 +342,7 @@ class BaseTrainer(Resumable, ABC):
         if not self._is_started:
             self.reset()
         self._go_on()
+        self._agree_to_stop()
         if self.stop_reason:  # requested since the last epoch
             self._finish()
             raise StopIteration
@@ -330,6 +356,7 @@ class BaseTrainer(Resumable, ABC):
             self._progress = Progress()
             self._emit("on_epoch_start")
         collected, trained, tested = self._train_epoch(self._progress)
+        check_drift(self.policy)
         if self._finite.weights_are_fine():
             self.logger.save_data(self.epoch, self.env_step, self.gradient_step, self.save_checkpoint_fn)
         tested = tested or self._end_of_epoch_test(collected)
@@ -378,6 +405,8 @@ class BaseTrainer(Resumable, ABC):
                     tested = tested or early
                     progress.collected.add(collect_stats)
                     steps = collect_stats.n_collected_steps * self.frame_skip
+                else:
+                    self._agree_to_stop()
                 if tested is None:
                     progress.trained = self._update(collect_stats) or progress.trained
                 progress.done += steps
@@ -414,6 +443,10 @@ class BaseTrainer(Resumable, ABC):
         self.policy.step_to(self.env_step)
         collector.buffer.step_to(self.env_step)
         stats = self._collect(collector)
+        if (joined := self._among_ranks()) is not None:
+            stats, reason = joined.collect(stats, self._wish)
+            if reason:
+                self._stop(reason)
         self.env_step += stats.n_collected_steps * self.frame_skip
         if stats.returns_stat is None:
             return stats, False
@@ -470,23 +503,29 @@ class BaseTrainer(Resumable, ABC):
         self._emit("on_update", stats)
 
     def test_step(self) -> CollectStats:
-        """Test once and compare with the best."""
-        collector, n_episode = self.test_collector, self.episode_per_test
-        assert collector is not None
-        assert n_episode is not None
-        try:
-            stats = test_episode(
-                self.policy, collector, self.test_fn, self.epoch, n_episode, self.logger, self.env_step,
-                self.reward_metric,
-            )  # fmt: skip
-        except NonFinite as error:
-            self._finite.collected(error)
+        """Test once and compare with the best. Among several ranks rank 0 does so, and tells the others."""
+        stats = from_main(self._tested() if rank() == 0 else None)
+        if stats is None:
             return CollectStats()
         self._compare_with_best(stats.returns_stat)
         if not self.history and self.epoch == self.start_epoch:
             self._print(lambda: test_line(stats, self.epoch))
         self._emit("on_test", stats)
         return stats
+
+    def _tested(self) -> CollectStats | None:
+        """A test; None when something was not finite and training is to stop."""
+        collector, n_episode = self.test_collector, self.episode_per_test
+        assert collector is not None
+        assert n_episode is not None
+        try:
+            return test_episode(
+                self.policy, collector, self.test_fn, self.epoch, n_episode, self.logger, self.env_step,
+                self.reward_metric,
+            )  # fmt: skip
+        except NonFinite as error:
+            self._finite.collected(error)
+            return None
 
     def _end_of_epoch_test(self, collected: CollectStatsBase) -> CollectStats | None:
         """The test at the end of an epoch; without a test collector the training episodes take its place."""
@@ -505,7 +544,7 @@ class BaseTrainer(Resumable, ABC):
         self.best_epoch, self.best_reward, self.best_reward_std = self.epoch, returns.mean, returns.std
         if self.keep_best_weights:
             self.best_weights = {k: v.detach().cpu().clone() for k, v in self.policy.state_dict().items()}
-        if self.save_best_fn is not None:
+        if self.save_best_fn is not None and rank() == 0:
             self.save_best_fn(self.policy)
 
     def _stop_if_over(self) -> None:

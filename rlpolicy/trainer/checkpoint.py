@@ -9,16 +9,20 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 import rlpolicy
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.segments import load_buffer, save_buffer
 from rlpolicy.data.resume import check_collector_state, collector_state, load_collector_state
 from rlpolicy.data.utils.state_tree import read_tree, write_tree
 from rlpolicy.seeding import global_state, set_global_state
+from rlpolicy.trainer.ranks import seed_newcomer
 from rlpolicy.trainer.stats_tree import stats_to_tree, tree_to_stats
 from rlpolicy.trainer.utils import CollectTotals
 from rlpolicy.utils.errors import DamagedFile
 from rlpolicy.utils.folder import MANIFEST, NewFolder, WholeFolder, remove_folder, remove_unfinished
+from rlpolicy.utils.ranks import everywhere, from_main, gathered, highest, rank, size
 from rlpolicy.utils.statistics import MovAvg
 
 if TYPE_CHECKING:
@@ -98,14 +102,18 @@ def _state_of(part: Any) -> Any:
 
 
 def save_trainer(trainer: "BaseTrainer", path: str | PathLike[str], keep: int) -> None:
-    """Write a new checkpoint into the folder ``path``, then remove all but the ``keep`` newest."""
-    parent = Path(path)
-    if (parent / MANIFEST).exists():
-        raise ValueError(f"{parent} is itself a checkpoint: give the folder that it lies in, {parent.parent}")
+    """Write a new checkpoint into the folder ``path``, then remove all but the ``keep`` newest.
+
+    Among several ranks each has its own part of it: rank 0 in ``path`` itself, as if it were alone, rank 1 in
+    ``path/rank-1``, ... Nothing is removed before all parts are there.
+    """
+    if (Path(path) / MANIFEST).exists():
+        raise ValueError(f"{path} is itself a checkpoint: give the folder that it lies in, {Path(path).parent}")
+    parent = _own_folder(Path(path))
     parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(parent)
     older = checkpoints(parent)
-    number = 1 + max((int(old.name.partition("-")[0]) for old in older), default=0)
+    number = 1 + highest(max((int(old.name.partition("-")[0]) for old in older), default=0))
     folder = NewFolder(parent / f"{number:06d}-step-{trainer.env_step}")
     commits: list[Callable[[], None]] = []
     try:
@@ -115,14 +123,33 @@ def save_trainer(trainer: "BaseTrainer", path: str | PathLike[str], keep: int) -
             state["buffers"][name], commit = save_buffer(buffer, folder, name)
             commits.append(commit)
         write_tree(folder, "state", state)
-        folder.publish({"format": FORMAT, "version": rlpolicy.__version__, "env_step": trainer.env_step})
+        about = {"format": FORMAT, "version": rlpolicy.__version__, "env_step": trainer.env_step, "ranks": size()}
+        folder.publish(about)
     except BaseException:
         folder.discard()
         raise
     for commit in commits:
         commit()
+    everywhere(True)  # wait for the other parts
     for old in older[: len(older) + 1 - keep]:
         remove_folder(old)
+    if rank() == 0:
+        _remove_parts_of_nobody(parent)
+
+
+def _own_folder(parent: Path) -> Path:
+    """Where this rank's parts of the checkpoints in a folder lie."""
+    return parent / f"rank-{rank()}" if rank() else parent
+
+
+def _remove_parts_of_nobody(parent: Path) -> None:
+    """Drop what is left of earlier, larger numbers of ranks."""
+    names = {path.name for path in checkpoints(parent)}
+    for folder in parent.glob("rank-*"):
+        if folder.name.removeprefix("rank-").isdigit() and int(folder.name.removeprefix("rank-")) >= size():
+            for old in checkpoints(folder):
+                if old.name not in names:
+                    remove_folder(old)
 
 
 def _buffers(trainer: "BaseTrainer") -> dict[str, ReplayBuffer]:
@@ -149,19 +176,84 @@ def load_trainer(trainer: "BaseTrainer", path: str | PathLike[str]) -> None:
     """
     given = Path(path)
     is_single = (given / MANIFEST).exists()
-    candidates = [given] if is_single else checkpoints(given)[::-1]
     damage: list[str] = []
-    for candidate in candidates:
-        try:
-            state, fill_buffers = _read(trainer, WholeFolder(candidate, FORMAT))
-        except DamagedFile as error:
-            damage.append(str(error))
+    for candidate in from_main([given] if is_single else checkpoints(given)[::-1]):
+        found, faults = _read_parts(trainer, candidate)
+        if found is None:
+            damage += faults
             continue
         for text in damage:
             warnings.warn(f"an older checkpoint, {candidate.name}, is loaded: {text}", UserWarning, stacklevel=3)
-        _apply(trainer, state, fill_buffers)
+        _apply(trainer, *found)
         return
     raise DamagedFile("; ".join(damage) or f"there is no checkpoint in {given}")
+
+
+Found = tuple[dict[str, Any], list[Callable[[], None]], bool]
+"""The state, what fills the buffers, and whether this rank joins a run that was saved without it."""
+
+
+def _read_parts(trainer: "BaseTrainer", candidate: Path) -> tuple[Found | None, list[str]]:
+    """This rank's part of a checkpoint, or what is wrong with that of some rank: either on all ranks."""
+    state: dict[str, Any] | None = None
+    fill: list[Callable[[], None]] = []
+    fault, saved = "", 0
+    try:
+        if rank() == 0:
+            folder = WholeFolder(candidate, FORMAT)
+            saved = int(folder.about.get("ranks", 1))
+            state, fill = _read(trainer, folder)
+    except DamagedFile as error:
+        fault = str(error)
+    fault, saved = from_main((fault, saved))
+    try:
+        if not fault and 0 < rank() < saved:
+            state, fill = _read(trainer, WholeFolder(_own_folder(candidate.parent) / candidate.name, FORMAT))
+    except DamagedFile as error:
+        fault = str(error)
+    faults = sorted({text for text in gathered(fault) if text})
+    if faults:
+        return None, faults
+    is_newcomer = rank() >= saved
+    if size() > saved:
+        of_main = from_main(state)
+        assert of_main is not None
+        state = _without_own_parts(of_main) if is_newcomer else state
+    if size() != saved and rank() == 0:
+        _say_what_is_carried_over(saved)
+    assert state is not None
+    return (state, fill, is_newcomer), []
+
+
+def _without_own_parts(state: dict[str, Any]) -> dict[str, Any]:
+    """The state of rank 0 for a rank that has none: without its environments, generators and buffers."""
+    collectors = {}
+    for name, collector in state["collectors"].items():
+        collectors[name] = {**collector, "ready": None, "envs": None}
+        if collector["shaped"] is not None:
+            shaper = collector["shaped"]["shaper"]
+            is_scaler = isinstance(shaper, dict) and "returns" in shaper
+            shaper = {**shaper, "returns": np.zeros(0)} if is_scaler else shaper
+            collectors[name]["shaped"] = {"returns": None, "shaper": shaper}
+    own = {**state["own"], "generators": None} if "generators" in state["own"] else state["own"]
+    return {**state, "collectors": collectors, "generators": global_state(), "own": own}
+
+
+def _say_what_is_carried_over(saved: int) -> None:
+    now = size()
+    both, others = _numbers(range(min(saved, now))), _numbers(range(min(saved, now), max(saved, now)))
+    rest = f"those of {others} are left out" if saved > now else f"{others} begin{'s' if now == saved + 1 else ''} anew"
+    warnings.warn(
+        f"the checkpoint was made by {saved} rank(s), there {'is' if now == 1 else 'are'} {now} now. Policy, "
+        "optimisers, schedules, counters, history and the best weights are carried over; so are environments, "
+        f"generators and replay buffer of {both}; {rest}",
+        UserWarning,
+        stacklevel=4,
+    )
+
+
+def _numbers(which: range) -> str:
+    return f"rank {which[0]}" if len(which) == 1 else f"ranks {which[0]} to {which[-1]}"
 
 
 def _read(trainer: "BaseTrainer", folder: WholeFolder) -> tuple[dict[str, Any], list[Callable[[], None]]]:
@@ -186,7 +278,9 @@ def _compare(trainer: "BaseTrainer", state: dict[str, Any]) -> None:
         check_collector_state(collector, saved[name])
 
 
-def _apply(trainer: "BaseTrainer", state: dict[str, Any], fill_buffers: list[Callable[[], None]]) -> None:
+def _apply(
+    trainer: "BaseTrainer", state: dict[str, Any], fill_buffers: list[Callable[[], None]], is_newcomer: bool
+) -> None:
     """Take over what was read. Whatever can be refused comes first, and is undone then."""
     before = copy.deepcopy(trainer.policy.training_state()), global_state()
     try:
@@ -221,6 +315,8 @@ def _apply(trainer: "BaseTrainer", state: dict[str, Any], fill_buffers: list[Cal
         load_collector_state(collector, collectors[name])
     trainer.start_time = time.time() - seconds["total"]
     set_global_state(state["generators"])  # environments that were played again may have drawn from them
+    if is_newcomer:
+        seed_newcomer(trainer)
     if progress is None and trainer.epoch > trainer.start_epoch:
         trainer._stop_if_over()
     if history and not trainer.stop_reason:

@@ -14,6 +14,7 @@ from rlpolicy.policy.undo import Undo
 from rlpolicy.trainer.post_mortem import Minibatch, bad_weights, findings, listed, write_post_mortem
 from rlpolicy.utils import watch
 from rlpolicy.utils.errors import InvalidArgument, NonFinite
+from rlpolicy.utils.ranks import anywhere, size
 
 if TYPE_CHECKING:
     from rlpolicy.trainer.base import BaseTrainer
@@ -63,14 +64,15 @@ class FiniteGuard(watch.Watch):
             stats: TrainingStats = self.trainer.policy.update(sample_size, buffer, **kwargs)
         except Exception as error:
             found = findings(self.trainer.policy, self._minibatch, buffer)
-            if not found and not isinstance(error, NonFinite):
-                raise
+            is_skipped = self.sees_steps and isinstance(error, NonFinite)
+            if (not found and not isinstance(error, NonFinite)) or (size() > 1 and not is_skipped):
+                raise  # of several ranks, the others are waiting in the middle of this update
             self._act(str(error), found, error)
             return None
         finally:
             watch.begin(before)
         bad = [f"{name} is {value}" for name, value in stats.get_loss_stats_dict().items() if not _is_finite(value)]
-        if bad:
+        if anywhere(bool(bad)) if self.sees_steps else bad:
             self._act(" and ".join(bad), findings(self.trainer.policy, self._minibatch, buffer))
             return None
         self._minibatch, self._in_a_row = None, 0
@@ -131,6 +133,8 @@ class FiniteGuard(watch.Watch):
         :raises NonFinite: unless training is to stop.
         """
         what = f"{error} ({self._where()})"
+        if size() > 1:
+            raise NonFinite(what) from error  # the others wait for what was to be collected
         self._is_half_done = True  # environments have stepped, and nobody knows where to
         self._end(what, bad_weights(self.trainer.policy), error)
 

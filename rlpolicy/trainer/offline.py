@@ -4,6 +4,7 @@ from typing import Any
 
 from rlpolicy.data.stats import CollectStats, TrainingStats
 from rlpolicy.trainer.base import BaseTrainer
+from rlpolicy.utils.ranks import size
 
 
 class OfflineTrainer(BaseTrainer):
@@ -32,7 +33,7 @@ class OfflineTrainer(BaseTrainer):
         """One update."""
         assert self.buffer is not None
         stats = self._finite.update(self.batch_size, self.buffer)
-        self.env_step += self.batch_size or len(self.buffer)
+        self.env_step += (self.batch_size or len(self.buffer)) * size()
         if stats is not None:
             self._after_update(stats)
         return stats

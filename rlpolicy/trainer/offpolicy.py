@@ -16,6 +16,7 @@ from rlpolicy.trainer.checkpoint import Progress
 from rlpolicy.trainer.finite import NanPolicy
 from rlpolicy.trainer.utils import RewardMetric
 from rlpolicy.utils.logger.base import BaseLogger
+from rlpolicy.utils.ranks import size
 
 
 class OffpolicyTrainer(BaseTrainer):
@@ -136,7 +137,7 @@ class OffpolicyTrainer(BaseTrainer):
         """Ask for collects until enough are under way, but for none that will not be learned from."""
         assert self.step_per_collect is not None
         while len(ahead) < ahead.most:
-            coming = ahead.steps_to_come * self.frame_skip
+            coming = ahead.steps_to_come * self.frame_skip * size()
             is_enough = self._epoch_so_far.done + coming >= self.step_per_epoch or (
                 self.total_steps is not None and self.env_step + coming >= self.total_steps
             )
@@ -190,7 +191,7 @@ class OffpolicyTrainer(BaseTrainer):
             if new is not None:
                 stats = new
                 self._after_update(stats)
-            elif self._finite.nan_policy == "stop":
+            elif self._finite.nan_policy == "stop" and size() == 1:  # else others are waiting for the updates to come
                 break
         return stats
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from rlpolicy.trainer.checkpoint import Interruption, Progress, load_trainer, save_trainer, trainer_state
 from rlpolicy.trainer.finite import FiniteGuard
+from rlpolicy.utils.ranks import everywhere
 
 
 class Resumable(ABC):
@@ -51,7 +52,7 @@ class Resumable(ABC):
             raise RuntimeError("the run was broken off in the middle of a step by an exception: load a checkpoint")
         if self._is_busy:
             self._saves_due.append((path, keep))
-        elif self._finite.may_save():
+        elif everywhere(self._finite.may_save()):
             save_trainer(self, path, keep)  # type: ignore[arg-type]  # every Resumable is a trainer
 
     def load(self, path: str | PathLike[str]) -> None:

@@ -9,6 +9,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LRScheduler
 
 from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.ranks import ranks
 from rlpolicy.utils.schedules import Schedule, as_schedule
 
 
@@ -192,7 +193,8 @@ def step_after_update(scheduler: AnyLRScheduler, stats: Any) -> None:
             "another scheduler"
         )
     else:
-        scheduler.step(stats.kl)
+        group = ranks()
+        scheduler.step(stats.kl if group is None else float(group.table([stats.kl]).mean()))
 
 
 def _set_lr(optim: Optimizer, lr: float) -> None:

@@ -13,6 +13,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from rlpolicy.utils.adam import adam_step, clear_gradients
 from rlpolicy.utils.precision import scaler
+from rlpolicy.utils.ranks import Ranks, ranks
 from rlpolicy.utils.watch import running
 
 TOptimizer = TypeVar("TOptimizer", bound=Optimizer)
@@ -26,7 +27,7 @@ def descend(
     max_grad_norm: float | None = None,
 ) -> Tensor | None:
     """One gradient step: zero_grad, backward, clip, step. When float16 gradients overflow the step is left out, see
-    :class:`~rlpolicy.utils.precision.LossScaler`.
+    :class:`~rlpolicy.utils.precision.LossScaler`. Among several ranks gradients are averaged before they are clipped.
 
     :param loss: a scalar.
     :param params: compute and clip the gradients of these alone, which saves the work for every other tensor
@@ -37,7 +38,7 @@ def descend(
     """
     clear_gradients(optim)
     params = None if params is None else list(params)
-    is_fit = _backward((optim,), loss, params)
+    is_fit, loss = _backward((optim,), loss, params)
     norm = None
     if max_grad_norm is not None:
         norm = nn.utils.clip_grad_norm_(_params(optim) if params is None else params, max_grad_norm)
@@ -47,16 +48,40 @@ def descend(
     return norm
 
 
-def _backward(optims: Sequence[Optimizer], loss: Tensor, inputs: list[Tensor] | None = None) -> bool:
-    """Compute the gradients of a loss: False if they have overflowed for no other reason than float16's range.
+def _backward(optims: Sequence[Optimizer], loss: Tensor, inputs: list[Tensor] | None = None) -> tuple[bool, Tensor]:
+    """Compute the gradients of a loss.
 
     :param inputs: of these alone; None: of the whole graph.
+    :return: False if they have overflowed for no other reason than float16's range; and the loss. Among several ranks
+        gradients and loss are the means of all.
     """
     scaling = scaler()
-    if scaling is not None:
-        return scaling.backward(loss, inputs, [p for optim in optims for p in _params(optim)])
-    loss.backward(inputs=inputs)  # type: ignore[no-untyped-call]
-    return True
+    scaled = loss if scaling is None else loss * scaling.factor
+    scaled.backward(inputs=inputs)  # type: ignore[no-untyped-call]
+    if (group := ranks()) is not None:
+        loss = _average(group, optims, loss)
+    if scaling is None:
+        return True, loss
+    return scaling.unscale(loss, [p for optim in optims for p in _params(optim)]), loss
+
+
+def _average(group: Ranks, optims: Sequence[Optimizer], loss: Tensor) -> Tensor:
+    """Replace the gradients of these optimisers' parameters by their means over all ranks; the mean of the loss.
+
+    A parameter that has a gradient on some ranks alone counts as zero on the others.
+    """
+    params = list({id(p): p for optim in optims for p in _params(optim)}.values())
+    grads = [torch.zeros_like(p) if p.grad is None else p.grad for p in params]
+    has_grad = torch.tensor([p.grad is not None for p in params], dtype=loss.dtype, device=loss.device)
+    mean_loss = loss.detach().clone()
+    group.average([*grads, has_grad, mean_loss])
+    missing = [(i, p) for i, p in enumerate(params) if p.grad is None]
+    if missing:
+        shares = has_grad.tolist()
+        for i, p in missing:
+            if shares[i]:
+                p.grad = grads[i]
+    return mean_loss
 
 
 def _tell(optims: Sequence[Optimizer], loss: Tensor, is_fit: bool) -> None:
@@ -102,7 +127,7 @@ def descend_each(optims: Sequence[Optimizer], loss: Tensor, max_grad_norm: float
     optims = list(dict.fromkeys(optims))  # one may have been given for all
     for optim in optims:
         clear_gradients(optim)
-    is_fit = _backward(optims, loss)
+    is_fit, loss = _backward(optims, loss)
     _tell(optims, loss, is_fit)
     if not is_fit:
         return
@@ -125,7 +150,7 @@ def optim_step(
     if max_grad_norm is not None and module is None:
         raise ValueError("max_grad_norm needs the module whose gradients are to be clipped: pass module=")
     optim.zero_grad()
-    is_fit = _backward((optim,), loss)
+    is_fit, loss = _backward((optim,), loss)
     if max_grad_norm is not None and module is not None:
         nn.utils.clip_grad_norm_(module.parameters(), max_grad_norm)
     _tell((optim,), loss, is_fit)

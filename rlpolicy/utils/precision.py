@@ -143,13 +143,12 @@ class LossScaler:
         self.steps = 0
         """Since the factor last changed."""
 
-    def backward(self, loss: Tensor, inputs: list[Tensor] | None, params: Iterable[Tensor]) -> bool:
-        """Compute the gradients of a loss.
+    def unscale(self, loss: Tensor, params: Iterable[Tensor]) -> bool:
+        """Divide the gradients of a loss that was multiplied by ``factor``.
 
         :param params: those whose gradients will be used.
         :return: whether a step may be made; False: the gradients have overflowed.
         """
-        (loss * self.factor).backward(inputs=inputs)  # type: ignore[no-untyped-call]
         grads = [p.grad for p in params if p.grad is not None]
         torch._foreach_mul_(grads, 1.0 / self.factor)
         norms = torch._foreach_norm(grads)

@@ -294,13 +294,20 @@ def test_an_overflow_leaves_the_step_out_and_halves_the_factor(way: str) -> None
 def test_the_factor_grows_and_has_an_end() -> None:
     weight = torch.ones(1, requires_grad=True)
     scaler = LossScaler(factor=4.0, patience=3)
+
+    def unscaled(gradient: float) -> bool:
+        weight.grad = torch.full((1,), gradient * scaler.factor)
+        is_fit = scaler.unscale(weight.sum(), [weight])
+        assert torch.equal(weight.grad, torch.full((1,), gradient)) or gradient != gradient
+        return is_fit
+
     for _ in range(3):
-        assert scaler.backward(weight.sum(), None, [weight])
+        assert unscaled(1.0)
     assert (scaler.factor, scaler.steps) == (8.0, 0)
     for factor in (4.0, 2.0, 1.0):
-        assert not scaler.backward(weight.sum() * torch.nan, None, [weight])
+        assert not unscaled(torch.nan)
         assert scaler.factor == factor
-    assert scaler.backward(weight.sum() * torch.nan, None, [weight])  # somebody else must look into that
+    assert unscaled(torch.nan)  # somebody else must look into that
     assert scaler.factor == 1.0
 
 

@@ -19,6 +19,7 @@ from rlpolicy.policy.multiagent.agent_view import AgentView, own_obs
 from rlpolicy.policy.sequences import LearnsFromSequences
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import step_after_update
+from rlpolicy.utils.ranks import everywhere
 
 AGGREGATORS: dict[str, Callable[[list[float]], float]] = {"max": max, "min": min, "mean": lambda x: float(np.mean(x))}
 
@@ -191,7 +192,7 @@ class MultiAgentPolicyManager(BasePolicy[MapTrainingStats]):
             if policy.obs_preprocessor is not None:
                 policy.count_observations(view)
             rows = view.own_rows(indices)
-            if not len(rows):
+            if not everywhere(len(rows) > 0):  # ranks learn together, or not at all
                 continue
             part = view[rows]
             if "weight" in batch:

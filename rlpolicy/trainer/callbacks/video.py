@@ -15,6 +15,7 @@ from rlpolicy.env.venvs import DummyVectorEnv
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.utils import test_episode
 from rlpolicy.utils.errors import MissingExtra
+from rlpolicy.utils.ranks import rank
 
 if TYPE_CHECKING:
     from rlpolicy.trainer.base import BaseTrainer
@@ -74,8 +75,8 @@ class RecordVideo(Callback):
             env.close()
 
     def on_epoch_end(self, trainer: "BaseTrainer", stats: EpochStats) -> None:
-        """Record when it is time."""
-        if stats.epoch % self.every_epochs == 0:
+        """Record when it is time; of several ranks the first one does."""
+        if stats.epoch % self.every_epochs == 0 and rank() == 0:
             self.record(trainer.policy, f"{self.name}-{stats.epoch:05d}")
 
     def record(self, policy: Any, name: str) -> None:

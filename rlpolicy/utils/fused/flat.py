@@ -9,6 +9,7 @@ from torch.optim import Adam, AdamW, Optimizer
 
 from rlpolicy.utils.adam import is_decoupled
 from rlpolicy.utils.fused.native import Kernels, address
+from rlpolicy.utils.ranks import ranks
 
 Place: TypeAlias = tuple[dict[str, Any], str]
 """Where a parameter is kept: a dict of its owner, and its name there."""
@@ -122,7 +123,12 @@ class FlatAdam:
                 self.optim.state[param] = moments | {"step": state["step"].clone()}
 
     def step(self, target: Flat | None = None, tau: float = 0.0, max_grad_norm: float | None = None) -> None:
-        """One step with the gradient in ``grad``; a target network follows: θ' <- θ' + τ (θ - θ')."""
+        """One step with the gradient in ``grad``; a target network follows: θ' <- θ' + τ (θ - θ').
+
+        Among several ranks the gradient is averaged first.
+        """
+        if (group := ranks()) is not None:
+            group.average([self.grad])
         if max_grad_norm is not None:  # as nn.utils.clip_grad_norm_ does
             self.grad.mul_((max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
         self._steps += 1.0

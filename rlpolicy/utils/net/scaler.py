@@ -1,5 +1,6 @@
 """Observations to zero mean and unit variance, by statistics of all that was ever seen."""
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self, TypeAlias
 
@@ -133,10 +134,37 @@ class RunningStandardScaler(nn.Module):
         known = self.count.clone()
         total = known + count
         delta = mean.to(self.mean) - self.mean
-        self.mean += delta * (count / total)
-        self.m2 *= known.clamp(max=1.0)  # what stands there before the first data is no deviation
-        self.m2 += m2.to(self.m2) + delta.square() * (known * count / total)
+        divisor = total.clamp(min=1.0)  # nothing may be added to nothing
+        self.mean += delta * (count / divisor)
+        self.m2 *= known.clamp(max=1.0) + (total == 0)  # what stands there before the first data is no deviation
+        self.m2 += m2.to(self.m2) + delta.square() * (known * count / divisor)
         self.count.copy_(total)
+
+    def blank(self) -> Self:
+        """A scaler like this one that has seen nothing."""
+        new = copy.deepcopy(self)
+        for part in new._arrays():
+            part.count.zero_()
+            part.mean.zero_()
+            part.m2.fill_(1.0)
+        return new
+
+    def statistics(self) -> Tensor:
+        """Count, mean and M2 of all entries in one vector, float64."""
+        return torch.cat([x.reshape(-1) for part in self._arrays() for x in (part.count, part.mean, part.m2)])
+
+    def merge_statistics(self, statistics: Tensor) -> None:
+        """Add what :meth:`statistics` of another scaler like this one has given."""
+        arrays = self._arrays()
+        sizes = [n for part in arrays for n in (1, part.mean.numel(), part.m2.numel())]
+        pieces = iter(torch.split(statistics, sizes))
+        for part in arrays:
+            count, mean, m2 = next(pieces)[0], next(pieces).view(part.size), next(pieces).view(part.size)
+            part.merge(count, mean, m2 * count.clamp(max=1.0))  # without data it is no deviation
+
+    def _arrays(self) -> "list[RunningStandardScaler]":
+        """The scalers that have statistics: this one, or those of its entries."""
+        return [self] if self.parts is None else [inner for part in self.parts.values() for inner in part._arrays()]
 
     # -- helpers ----------------------------------------------------------------------------------------------------
 

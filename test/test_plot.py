@@ -78,7 +78,7 @@ def test_updates(runs: list[str]) -> None:
 def test_every_group_is_named_where_it_is_first_seen(runs: list[str]) -> None:
     ddpg, again, sac = (read_run(runs[i]) for i in (0, 1, 3))
     again.updates["actor_loss"] = again.updates["critic_loss"]
-    sac.updates = {name: ddpg.updates["critic_loss"] for name in ("actor_loss", "alpha_loss")}
+    sac.updates = dict.fromkeys(("actor_loss", "alpha_loss"), ddpg.updates["critic_loss"])
     first, second, third = plot.updates([ddpg, again, sac]).axes
     assert [text.get_text() for text in first.get_legend().texts] == ["ddpg on Pendulum-v1"]
     assert [text.get_text() for text in second.get_legend().texts] == ["sac on Pendulum-v1"]

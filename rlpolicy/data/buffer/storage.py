@@ -336,9 +336,9 @@ class Storage:
     def _misfit(path: Path, value: Any, count: int | None, column: np.ndarray) -> ValueError:
         if count is not None and value.shape[:1] != (count,):
             return ValueError(f"{'.'.join(path)} has shape {value.shape}, but there are {count} transitions to store")
-        shape = value.shape if count is None else value.shape[1:]
+        shape = tuple(value.shape if count is None else value.shape[1:])
         return ValueError(
-            f"{'.'.join(path)} of one transition has shape {tuple(shape)}, but this buffer holds {tuple(column.shape[1:])} "
+            f"{'.'.join(path)} of one transition has shape {shape}, but this buffer holds {tuple(column.shape[1:])} "
             "(the shape of the first transition)"
         )
 

@@ -329,7 +329,9 @@ def test_what_does_not_fit_changes_nothing(batch: Batch, error: type[Exception],
 def test_what_is_refused() -> None:
     _, device = filled()
     with pytest.raises(TypeError, match=r"info\.text is a .*numbers only"):
-        ReplayBuffer(3, device="cpu").add(Batch({**rows_of(step(np.random.default_rng(0), 1), 0), "info": {"text": "a"}}))
+        ReplayBuffer(3, device="cpu").add(
+            Batch({**rows_of(step(np.random.default_rng(0), 1), 0), "info": {"text": "a"}})
+        )
     with pytest.raises(ValueError, match="missing: rew"):
         device.add_step({"obs": 1, "act": 1, "terminated": 1, "truncated": 1})
     with pytest.raises(ValueError, match="at most once"):

@@ -131,6 +131,8 @@ class RayCollector(Collector):
         self.rows_from = [0] * num_workers
         """Transitions that each worker has delivered."""
         self._settings = settings(policies_in(policy))
+        self._set: list[dict[str, Any]] = [{} for _ in self._settings]
+        """What was ever set to something else: it is sent from then on, for it may be set back."""
         self._round, self._version, self._incarnations = 0, -1, [""] * num_workers
         self._arrays: list[np.ndarray] = []
         self._weights: Any = None
@@ -233,12 +235,20 @@ class RayCollector(Collector):
             round=self._round,
             weights=self._version,
             source=[self._weights],
-            settings=changed(self._settings, settings(policies_in(self._learning))),
+            settings=self._present_settings(),
             training=self._learning.training,
             random=random,
             **amount,
         )
         self._asked[self.workers[worker].collect.remote(order)] = Asked(worker, self._round, self._weights)
+
+    def _present_settings(self) -> list[dict[str, Any]]:
+        """All that a worker needs to know whose policy is as it was sent at first, or as it was told later."""
+        now = settings(policies_in(self._learning))
+        for known, new, values in zip(self._set, changed(self._settings, now), now, strict=False):
+            known.update(new)
+            known.update({name: values[name] for name in known if name in values})
+        return [dict(known) for known in self._set]
 
     @property
     def _learning(self) -> BasePolicy[Any]:

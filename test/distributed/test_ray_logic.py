@@ -155,6 +155,19 @@ def test_steps_weights_and_staleness(make: Any, fake: FakeRay) -> None:
     np.testing.assert_array_equal(collector.buffer[:].act, 1.0)
 
 
+def test_a_setting_that_is_set_back(make: Any, fake: FakeRay) -> None:
+    collector = make(max_staleness=0)
+    noise = collector.policy._exploration_noise
+    for scale in (0.0, 0.1, 0.0):
+        noise.set_scale(scale)
+        collector.reset_buffer()
+        collector.collect(n_step=40)
+        rows = collector.buffer[:]
+        with torch.no_grad():
+            difference = rows.act - collector.policy(rows).act.numpy()
+        assert difference.std() == pytest.approx(scale, rel=0.5, abs=1e-6)
+
+
 def test_slow_workers_are_waited_for_when_they_are_too_old(make: Any, fake: FakeRay) -> None:
     collector = make(workers=3, envs=1, max_staleness=3)
     fake.slow = {1}

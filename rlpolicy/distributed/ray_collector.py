@@ -270,21 +270,27 @@ class RayCollector(Collector):
         """Wait for some of the blocks that are due, and store those that are ready, in the order of the workers.
 
         :param share: ask the workers that have delivered for so many steps at once.
+        :raises Exception: what was raised in a worker, when the blocks of the others are stored.
         """
         taken: list[tuple[int, Block]] = []
+        failure: Exception | None = None
         for reference in self._wait(list(due), wanted):
-            worker = self._asked[reference].worker
+            worker = self._asked.pop(reference).worker
             try:
                 taken.append((worker, self._get(reference)))
             except self._ray.exceptions.ObjectLostError as error:
                 logger.warning("a block of worker %d is lost with the node that it was on: %s", worker, error)
                 self._incarnations[worker] = _LOST
-            del self._asked[reference]
+            except Exception as error:  # the blocks of other workers are kept
+                failure = failure or error
+                continue
             if share:
                 self._ask(worker, random, n_step=share)
         taken.sort(key=lambda found: found[0])
         for worker, block in taken:
             self._keep(worker, block)
+        if failure is not None:
+            raise failure
         return taken
 
     def _wait(self, due: list[Any], wanted: int) -> list[Any]:

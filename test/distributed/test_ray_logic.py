@@ -204,6 +204,34 @@ def test_a_worker_that_dies(make: Any, fake: FakeRay) -> None:
     assert collector.collect(n_step=12).n_worker_restarts == 0
 
 
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_an_error_in_one_worker_costs_the_others_nothing(
+    make: Any, fake: FakeRay, monkeypatch: pytest.MonkeyPatch, max_staleness: int
+) -> None:
+    collector = make(workers=3, envs=1, max_staleness=max_staleness)
+    collector.collect(n_step=6)
+    get, failed = collector._get, []
+
+    def fail_once(reference: Any) -> Any:
+        is_second = fake._answers[reference][0] == 1
+        block = get(reference)
+        if is_second and not failed:
+            failed.append(block)
+            raise OSError("the simulator is gone")
+        return block
+
+    monkeypatch.setattr(collector, "_get", fail_once)
+    with pytest.raises(OSError, match="simulator is gone"):
+        collector.collect(n_step=6)
+    assert lens(collector) == [4, 2, 4]  # the second one has failed
+    collector.collect(n_step=6)
+    assert lens(collector)[0] == lens(collector)[2] == 6
+    first, _, third = collector.buffer.buffers
+    for part in (first, third):
+        now, ended = part.obs[: len(part), 0], part.done[: len(part)]
+        np.testing.assert_array_equal(now[1:], np.where(ended[:-1], 0, now[:-1] + 1))
+
+
 def test_episodes_resets_and_seeds(make: Any) -> None:
     collector = make(workers=3, envs=1)
     stats = collector.collect(n_episode=4)

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -14,12 +16,19 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import rlpolicy.distributed
+from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.collector import Collector
+from rlpolicy.data.stats import TrainingStats
+from rlpolicy.distributed import deaths
 from rlpolicy.env.venv_wrappers import VectorEnvNormObs
+from rlpolicy.env.venvs import DummyVectorEnv
+from rlpolicy.policy.base import BasePolicy
 from rlpolicy.seeding import Seeds
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
 from rlpolicy.trainer.checkpoint import checkpoints
+from rlpolicy.trainer.onpolicy import OnpolicyTrainer
 from rlpolicy.trainer.ranks import check_drift, merged, share_policy, without
 from rlpolicy.utils import ranks
 from rlpolicy.utils.errors import InvalidArgument, MissingExtra
@@ -32,6 +41,7 @@ sys.path[:0] = [str(TESTS / "policy"), str(TESTS / "trainer")]
 from runs import assert_same, close, facts, make_trainer  # noqa: E402
 from zoo import OBS, make, transitions  # noqa: E402
 
+from . import together  # noqa: E402
 from .pendulum import learning_curve  # noqa: E402
 from .together import free_port, run_ranks  # noqa: E402
 
@@ -375,6 +385,51 @@ def test_the_cause_of_a_death_reaches_the_others() -> None:
     assert dead == "died"
     assert survivor.startswith("rank 1 (")
     assert "has died: ValueError: the sensor is broken (in test_torchrun.py, line " in survivor
+
+
+def test_a_rank_that_is_late_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deaths, "PATIENCE", 0.3)
+    monkeypatch.setattr(together, "TIMEOUT", 1.0)
+
+    def work(rank: int) -> str:
+        if rank == 1:
+            time.sleep(3.0)
+            return ""
+        with pytest.raises(rlpolicy.distributed.RankDied) as caught:
+            ranks.everywhere(True)
+        return str(caught.value)
+
+    waiting, _ = run_ranks(2, work)
+    assert waiting.startswith("rank 1 (")
+    assert "no answer within the timeout of rlpolicy.distributed.init()" in waiting
+    assert "died" not in waiting
+
+
+class CountsRows(BasePolicy[Any]):
+    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Any:
+        return Batch(act=np.zeros(len(batch.obs), np.int64))
+
+    def learn(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        return TrainingStats()
+
+
+def test_ranks_with_unequal_numbers_of_minibatches_say_so() -> None:
+    def work(rank: int) -> int:
+        envs = DummyVectorEnv([lambda: gym.make("CartPole-v1", max_episode_steps=2 + 2 * rank)])
+        policy = CountsRows(action_space=envs.action_space[0])
+
+        def train(batch_size: int | None) -> int:
+            trainer = OnpolicyTrainer(
+                policy, 1, batch_size, Collector(policy, envs, ReplayBuffer(100)), step_per_epoch=8,
+                episode_per_collect=2, repeat_per_collect=1, verbose=False, show_progress=False,
+            )  # fmt: skip
+            return trainer.run().gradient_step
+
+        with pytest.raises(InvalidArgument, match=r"minibatches, \[1, 2\]: take step_per_collect"):
+            train(4)
+        return train(None)
+
+    assert run_ranks(2, work) == [1, 1]
 
 
 class Poison(Callback):

@@ -305,6 +305,18 @@ def test_mistakes_are_named() -> None:
     run_ranks(2, work)
 
 
+def test_networks_are_shared_whatever_their_names() -> None:
+    def work(rank: int) -> Any:
+        policy = make("ddpg", seed=rank)
+        policy.an_extra_net = nn.Linear(2, 2)
+        share_policy(policy)
+        check_drift(policy)
+        return policy.an_extra_net.weight.detach().numpy()
+
+    first, second = run_ranks(2, work)
+    np.testing.assert_array_equal(first, second)
+
+
 def test_seeds_differ_by_rank() -> None:
     def work(rank: int) -> list[int]:
         return Seeds(3).many("envs", 2)

@@ -18,10 +18,14 @@ EXTRAS = {
     "export": ["safetensors>=0.4", "onnx>=1.16", "onnxscript>=0.3", "onnxruntime>=1.18"],
     "atari": ["ale-py>=0.10", "opencv-python-headless>=4.5"],  # OpenCV: gymnasium's AtariPreprocessing resizes with it
     "pettingzoo": ["pettingzoo[classic]>=1.24", "mpe2>=1.0"],  # the particle environments have a package of their own
-    "video": ["moviepy>=1.0"],  # gymnasium's RecordVideo writes with it
+    "video": ["moviepy>=1.0", "pygame>=2.1"],  # gymnasium writes films with one, and draws many frames with the other
     "yaml": ["pyyaml>=6.0"],
     "plot": ["matplotlib>=3.7"],
     "cli": ["shtab>=1.6"],  # completion of commands in the shell
+    "docs": [  # the site; the tutorials draw with matplotlib, and films of CartPole with pygame
+        *("sphinx>=8.0", "myst-parser>=4.0", "myst-nb>=1.2", "furo>=2024.8", "nbclient>=0.10", "ipykernel>=6.29"),
+        *("matplotlib>=3.8", "gymnasium[classic-control]>=1.1"),
+    ],
     "test": ["pytest>=7.4", "pytest-cov>=4.1", "pytest-xdist>=3.2", "hypothesis>=6.90", "h5py>=3.8"],
 }
 EXTRAS["dev"] = [*EXTRAS["test"], "ruff>=0.6", "mypy>=1.11"]

@@ -2,12 +2,14 @@
 
 import inspect
 import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from rlpolicy.experiment import cli
 from rlpolicy.policy import DDPGPolicy
 from rlpolicy.policy.options import PolicyOptions
 
@@ -100,12 +102,32 @@ def test_named_files_exist() -> None:
 
 def test_index_has_every_page() -> None:
     linked = {DOCS / target for target in re.findall(r"\]\(([^)]+)\)", prose(DOCS / "index.md"))}
-    assert {page for page in PAGES[1:] if page.name != "index.md"} == linked
+    pages = {page for page in PAGES[1:] if page.name != "index.md"}
+    assert pages | set((DOCS / "tutorials").glob("*.ipynb")) == linked
 
 
 def test_readme_begins_with_the_two_commands() -> None:
     first_two = [code for opening, _, code in blocks(PAGES[0])][:2]
     assert first_two == COMMANDS
+
+
+@pytest.mark.slow
+def test_the_readme_s_commands_run_in_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Those about the first run: train, report, resume, evaluate, with a video; nothing is complained about."""
+    for package in ("moviepy", "pygame"):
+        pytest.importorskip(package)
+    monkeypatch.chdir(tmp_path)
+    lines = [line for opening, _, code in blocks(PAGES[0]) if opening == "sh" for line in code.splitlines()]
+    commands = [shlex.split(line)[1:] for line in lines if line.startswith("rlpolicy ") and "ddpg" in line]
+    assert [command[0] for command in commands] == ["train", "report", "resume", "evaluate", "evaluate"]
+    for command in commands:
+        assert cli.main(command) == 0, command
+    run = tmp_path / "runs" / "ddpg_Pendulum-v1_seed1"
+    assert (run / "report.html").is_file()
+    assert list((run / "videos").glob("*.mp4"))
+    assert capfd.readouterr().err == ""
 
 
 def test_documented_options_of_ddpg_exist() -> None:

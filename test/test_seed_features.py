@@ -155,6 +155,10 @@ ROWS: dict[str, list[str]] = {
         "policy/test_dict_observations.py::test_image_beside_a_vector",
     ],
     "Box actions": ["policy/test_contract.py::test_one_observation_gives_an_action_of_the_space"],
+    "distributed SPMD": [
+        "distributed/test_torchrun.py::test_two_ranks_learn_what_one_process_learns_from_the_joined_minibatches",
+        "distributed/test_torchrun.py::test_a_run_on_two_ranks_goes_on_exactly",
+    ],
     "experiment: directory, write_interval": [
         "experiment/test_cli.py::test_what_is_in_the_folder",
         "utils/logger/test_tensorboard.py::test_scalars_and_saves_come_back",

@@ -40,16 +40,34 @@ class BatchProtocol(Protocol):
     def __setitem__(self, index: Any, value: Any, /) -> None: ...
     def __len__(self) -> int: ...
     def __iter__(self) -> Iterator[Any]: ...
+
     @property
-    def shape(self) -> list[int]: ...
-    def keys(self) -> KeysView[str]: ...
-    def get(self, key: str, default: Any = None, /) -> Any: ...
-    def pop(self, key: str, /, *default: Any) -> Any: ...
-    def update(self, batch: Any = None, **kwargs: Any) -> None: ...
-    def is_empty(self, recurse: bool = False) -> bool: ...
-    def to_numpy(self) -> Self: ...
-    def to_torch(self, dtype: torch.dtype | None = None, device: str | int | torch.device = "cpu") -> Self: ...
-    def split(self, size: int, shuffle: bool = True, merge_last: bool = False) -> Iterator[Self]: ...
+    def shape(self) -> list[int]:
+        """The common leading shape of the values."""
+
+    def keys(self) -> KeysView[str]:
+        """The names of the values."""
+
+    def get(self, key: str, default: Any = None, /) -> Any:
+        """The value of a key, or ``default``."""
+
+    def pop(self, key: str, /, *default: Any) -> Any:
+        """Take a value out."""
+
+    def update(self, batch: Any = None, **kwargs: Any) -> None:
+        """Set the values of ``batch`` and of the keyword arguments."""
+
+    def is_empty(self, recurse: bool = False) -> bool:
+        """Whether there is nothing in it."""
+
+    def to_numpy(self) -> Self:
+        """Tensors to arrays, in place; returns itself."""
+
+    def to_torch(self, dtype: torch.dtype | None = None, device: str | int | torch.device = "cpu") -> Self:
+        """Arrays and numbers to tensors, in place; returns itself."""
+
+    def split(self, size: int, shuffle: bool = True, merge_last: bool = False) -> Iterator[Self]:
+        """Batches of ``size`` rows each."""
 
 
 class Batch(Tree):

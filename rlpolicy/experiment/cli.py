@@ -1,6 +1,7 @@
 """The command line: ``python -m rlpolicy`` or ``rlpolicy``."""
 
 import argparse
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         error output for what the user can mend.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
+    os.environ.setdefault("SDL_VIDEODRIVER", "dummy")  # films need no screen, and pygame complains where there is none
     try:
         given = _parser(arguments).parse_args(arguments)
         commands = {"train": _train, "resume": _resume, "evaluate": _evaluate, "doctor": _doctor}
@@ -286,6 +288,8 @@ def _report(given: argparse.Namespace) -> int:
     if given.out is None and len(given.runs) > 1:
         raise UsageError("a report of several runs needs a place: give --out FILE")
     target = Path(given.runs[0], "report.html") if given.out is None else Path(given.out)
+    if target.is_dir():
+        raise UsageError(f"--out must be a file, {target} is a folder")
     _prepared(write_report, given.runs, target)
     print(f"Report: {target}")
     return 0

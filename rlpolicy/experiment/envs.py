@@ -13,6 +13,7 @@ from rlpolicy.utils.errors import InvalidArgument, MissingExtra
 
 _EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "ale": "atari", "pettingzoo": "pettingzoo", "mpe2": "pettingzoo"}
 _PETTINGZOO = "pettingzoo:"
+_PICTURES = "write a script with a convolutional network, such as examples/atari/dqn_atari.py"
 
 
 def make_env(name: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
@@ -32,8 +33,7 @@ def make_env(name: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
     if isinstance(space, spaces.Box) and len(space.shape) >= 3:
         env.close()
         raise InvalidArgument(
-            f"{name} shows pictures of shape {space.shape}, and the networks of the configs are multi-layer "
-            "perceptrons: write a script with a convolutional network, such as examples/atari/dqn_atari.py"
+            f"{name} shows pictures of shape {space.shape}, and configs learn from vectors; {_PICTURES}"
         )
     if isinstance(env.action_space, spaces.MultiDiscrete):
         return env
@@ -64,6 +64,8 @@ def _translated(error: Exception, name: str, kwargs: dict[str, Any]) -> Exceptio
                 return MissingExtra(package, extra)
         return InvalidArgument(f"environment '{name}' cannot be made: {_first_line(error)}")
     base = name.split(":")[-1]
+    if isinstance(error, gym.error.NamespaceNotFound) and base.startswith("ALE/"):
+        return InvalidArgument(f"{name}: Atari shows pictures, and configs learn from vectors; {_PICTURES}")
     if isinstance(error, gym.error.UnregisteredEnv) and base not in gym.registry:
         return InvalidArgument(f"there is no environment '{name}'{suggestion(base, gym.registry)}")
     given = f" with {kwargs}" if kwargs else ""

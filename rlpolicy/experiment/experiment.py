@@ -27,6 +27,7 @@ from rlpolicy.trainer.callbacks.health import HealthMonitor
 from rlpolicy.trainer.callbacks.timings import LogTimings
 from rlpolicy.trainer.callbacks.video import RecordVideo
 from rlpolicy.trainer.offpolicy import OffpolicyTrainer
+from rlpolicy.utils.errors import InvalidArgument
 
 
 @dataclass(kw_only=True)
@@ -138,6 +139,7 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
 
 def make_policy(config: ExperimentConfig) -> tuple[BasePolicy[Any], spaces.Space[Any]]:
     """A policy with first weights that follow from the seed, and the space of its observations."""
+    require_device(config.device)
     seed_everything(config.seed)
     env = config.make_env()
     try:
@@ -147,6 +149,18 @@ def make_policy(config: ExperimentConfig) -> tuple[BasePolicy[Any], spaces.Space
         env.close()
     policy: BasePolicy[Any] = config.make_policy(obs_space, action_space)
     return policy.to(config.device), obs_space
+
+
+def require_device(name: str) -> None:
+    """It must be a device that torch knows and that is there.
+
+    :raises ValueError: it is not.
+    """
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise InvalidArgument(f"device '{name}' cannot be used, take 'cpu' or 'cuda:0', say: {reason}") from error
 
 
 def video_env(config: ExperimentConfig) -> gym.Env[Any, Any]:

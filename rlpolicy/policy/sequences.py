@@ -38,7 +38,8 @@ class LearnsFromSequences:
     def _set_sequences(self, sequence_length: int, burn_in: int, acting: str, others: Sequence[str] = ()) -> None:
         """Set the form of the sequences, and the names of the networks: the one that acts, and those that learn only.
 
-        :raises ValueError: a number out of range; :raises TypeError: a network without memory and head.
+        :raises ValueError: a number out of range.
+        :raises TypeError: a network without memory and head.
         """
         if sequence_length < 1 or burn_in < 0:
             raise InvalidArgument(f"needs sequence_length >= 1 and burn_in >= 0, got {sequence_length} and {burn_in}")
@@ -149,7 +150,9 @@ def nstep_in_sequence(
 ) -> tuple[NDArray[np.float64], NDArray[np.float64], NDArray[np.int64]]:
     """n-step returns inside sequences, see :func:`~rlpolicy.policy.returns.nstep_return`.
 
-    :param rew: (B, L); :param mask: (B, L), real steps, all of them in front; :param terminated: (B, L).
+    :param rew: (B, L).
+    :param mask: (B, L), real steps, all of them in front.
+    :param terminated: (B, L).
     :return: Σ_{k<m} γ^k r_{t+k}; the factor of the value that follows, γ^m or 0 after termination; and the column
         t + m - 1 of the last step; each (B, L).
     """

@@ -454,7 +454,9 @@ class Poison(Callback):
             trainer.train_collector.buffer.rew[:] = 0.0
 
 
-def test_ranks_skip_the_same_updates() -> None:
+def test_ranks_skip_the_same_updates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)  # where the minibatches are written for a post-mortem
+
     def work(rank: int) -> Any:
         trainer = make_trainer("ddpg", max_epoch=2, nan_policy="skip", callbacks=[Poison()])
         info = trainer.run()

@@ -444,6 +444,7 @@ def test_restarts_leave_nothing(kind: str) -> None:
     envs = KINDS[kind]([FaultyEnv] * 4, on_error="restart")
     envs.reset()
     envs.step([0, KILL, 0, 0])
+    gc.collect()  # what other tests have left
     files, running = open_files(), children()
     for fault in (KILL, RAISE, RAISE, KILL, EXIT):
         envs.step([0, fault, 0, 0])
@@ -496,6 +497,7 @@ def test_constructor_that_raises_leaves_nothing(
 
     resource_tracker.ensure_running()  # a process of multiprocessing's own
     SubprocVectorEnv([FaultyEnv], share_memory=True).close()  # multiprocessing keeps the memory for the next one
+    gc.collect()  # what other tests have left
     started, files, memory = children(), open_files(), shared_memory()
     for fns, error in (([FaultyEnv, FaultyEnv, broken], KeyError), ([broken, FaultyEnv], KeyError)):
         with pytest.raises(error, match="no such robot"):

@@ -1,6 +1,7 @@
 """The command line, in this process; one test goes through a real one."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -145,6 +146,12 @@ def mistakes() -> dict[str, tuple[list[str], str]]:
         "policy without checkpoint": (["evaluate", "runs/taken"], "there is no checkpoint in"),
         "damaged config": (["evaluate", "runs/broken"], "config.json: this is not JSON"),
         "no episodes": (["evaluate", "runs/taken", "--episodes", "0"], "--episodes must be at least 1"),
+        "no such device": ([*train, "--device", "cda"], "device 'cda' cannot be used, take 'cpu' or 'cuda:0', say: "),
+        "pictures": ([*train, "--env", "ALE/Pong-v5"], "ALE/Pong-v5: Atari shows pictures, and configs learn from vec"),
+        "report of no run": (["report", "nowhere"], "nowhere is not the folder of a run"),
+        "report of a run without tests": (["report", "runs/taken"], "runs/taken has no test yet"),
+        "report into a folder": (["report", "runs/taken", "--out", "runs"], "--out must be a file, runs is a folder"),
+        "reports without a place": (["report", "runs/taken", "runs/old_seed1"], "needs a place: give --out FILE"),
     }
 
 
@@ -188,6 +195,45 @@ def test_missing_extras(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureF
     assert capsys.readouterr().err == "rlpolicy: this needs the package 'pyyaml': pip install 'rlpolicy[yaml]'\n"
     assert cli.main(["--print-completion", "bash"]) == 2
     assert "rlpolicy[cli]" in capsys.readouterr().err
+
+
+def test_a_bad_key_in_yaml(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("yaml")
+    Path("c.yaml").write_text("gama: 0.5\n")
+    assert cli.main(["train", "ddpg", "--config", "c.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert error == "rlpolicy: c.yaml: unknown key 'gama' for DDPGConfig: did you mean 'gamma'?\n"
+    Path("c.yaml").write_text("gamma: [0.5\n")
+    assert cli.main(["train", "ddpg", "--config", "c.yaml"]) == 2
+    error = capsys.readouterr().err
+    assert "c.yaml: this is not YAML" in error
+    assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("module", "extra", "arguments"),
+    [
+        ("mujoco", "mujoco", ["train", "ddpg", "--env", "Hopper-v5"]),
+        ("Box2D", "box2d", ["train", "dqn", "--env", "LunarLander-v3"]),
+        ("moviepy", "video", ["evaluate", "RUN", "--episodes", "1", "--video"]),
+        ("pygame", "video", ["evaluate", "RUN", "--episodes", "1", "--video"]),
+    ],
+)
+def test_an_extra_of_the_environment_or_of_videos_is_missing(
+    finished: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    module: str,
+    extra: str,
+    arguments: list[str],
+) -> None:
+    for name in [name for name in sys.modules if re.match(rf"gymnasium\.envs\.(mujoco|box2d)|{module}(\.|$)", name)]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, module, None)
+    assert cli.main([str(finished) if word == "RUN" else word for word in arguments]) == 2
+    error = capsys.readouterr().err
+    assert f"pip install 'rlpolicy[{extra}]'" in error
+    assert error.count("\n") == 1
 
 
 @pytest.mark.parametrize(

@@ -20,7 +20,8 @@ class FinalObs:
 
     Entry i < n belongs to the newest row of segment i while its episode runs; entries from n on to ended episodes.
 
-    :param size: rows of the storage; :param n: number of segments.
+    :param size: rows of the storage.
+    :param n: number of segments.
     :param disk: where the table lies; None: in memory.
     """
 
@@ -37,7 +38,9 @@ class FinalObs:
     def record(self, segments: np.ndarray, rows: np.ndarray, obs: Any, obs_next: Any, done: np.ndarray) -> bool:
         """Note ``obs_next`` of freshly written ``rows``, one per segment.
 
-        :param obs, obs_next: as stored, leaves of shape (k, ...); :param done: (k,).
+        :param obs: as stored, leaves of shape (k, ...).
+        :param obs_next: likewise.
+        :param done: (k,).
         :return: False when an ``obs`` is not the ``obs_next`` of the row before it: the rows then do not follow from
             each other, and what was noted says nothing about later rows.
         """

@@ -91,7 +91,8 @@ class Rings:
     ) -> tuple[np.ndarray, IntArray, IntArray]:
         """Count one written row per segment in ``ids`` (each at most once).
 
-        :param rew: (k,) or (k, agents); :param done: bool, (k,).
+        :param rew: (k,) or (k, agents).
+        :param done: bool, (k,).
         :return: episode reward and length, each 0 where the episode goes on, and the episodes' first slots, (k, ...).
         """
         if rew.ndim > 1 and self.ep_rew.shape[1:] != rew.shape[1:]:

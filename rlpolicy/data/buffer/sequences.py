@@ -36,7 +36,8 @@ def starts_before(rings: Rings, done: BoolArray, rows: IntArray, back: IntArray,
     there the recurrent state is zero and needs no burn-in. The oldest row of a full ring is no start, as the state
     before it has been overwritten.
 
-    :param rows: (B,); :param back: (B,) wanted number of steps before each, at least 0.
+    :param rows: (B,).
+    :param back: (B,) wanted number of steps before each, at least 0.
     """
     reach = int(back.max()) + burn_in
     earlier, stored = rings.walk(rows, -np.arange(1, reach + 1))

@@ -28,6 +28,7 @@ siblings would never see the end of their pipes when the parent dies."""
 
 
 def dumps(data: Any) -> bytes:
+    """Pickled, by cloudpickle where pickle cannot."""
     try:
         return pickle.dumps(data, pickle.HIGHEST_PROTOCOL)
     except (pickle.PicklingError, TypeError, AttributeError):  # lambdas and local classes in infos or spaces
@@ -113,6 +114,7 @@ class Server:
         return results
 
     def seed(self, ks: Sequence[int], seeds: Sequence[int | None]) -> list[list[int | None]]:
+        """Seed environments: what each answers."""
         result = []
         for k, seed in zip(ks, seeds, strict=True):
             self.current = k
@@ -121,6 +123,7 @@ class Server:
         return result
 
     def episode_state(self, k: int) -> dict[str, Any] | None:
+        """What brings back the running episode of an environment; None: nothing does."""
         self.current = k
         return self.episodes[k].state()
 
@@ -133,6 +136,7 @@ class Server:
             return f"{type(error).__name__}: {error}"
 
     def get(self, k: int, key: str) -> Any:
+        """An attribute of an environment; None where it has none."""
         self.current = k
         try:
             return get_attribute(self.envs[k], key)
@@ -140,14 +144,17 @@ class Server:
             return None
 
     def set(self, k: int, key: str, value: Any) -> None:
+        """Set an attribute of an environment."""
         self.current = k
         set_attribute(self.envs[k], key, value)
 
     def render(self, k: int, kwargs: dict[str, Any]) -> Any:
+        """Render an environment."""
         self.current = k
         return self.envs[k].render(**kwargs)
 
     def close(self) -> None:
+        """Close all environments, whatever they say."""
         for env in self.envs:
             with contextlib.suppress(Exception):
                 env.close()

@@ -58,11 +58,21 @@ class RecordVideo(Callback):
         self.make_env, self.folder = make_env, fspath(folder)
         self.every_epochs, self.episodes = every_epochs, episodes
         self.name, self.fps, self.seed = name, fps, seed
-        env = make_env()  # a mistake shows here, not after hours
-        mode = env.render_mode
-        env.close()
-        if mode not in ("rgb_array", "rgb_array_list"):
-            raise ValueError(f'make_env must make an environment with render_mode="rgb_array", got {mode!r}')
+        self._try_to_render()  # a mistake shows here, not after hours
+
+    def _try_to_render(self) -> None:
+        env = self.make_env()
+        try:
+            if env.render_mode not in ("rgb_array", "rgb_array_list"):
+                raise ValueError(
+                    f'make_env must make an environment with render_mode="rgb_array", got {env.render_mode!r}'
+                )
+            env.reset(seed=self.seed)
+            env.render()
+        except gym.error.DependencyNotInstalled as error:
+            raise MissingExtra("pygame", "video") if "pygame" in str(error) else error from error
+        finally:
+            env.close()
 
     def on_epoch_end(self, trainer: "BaseTrainer", stats: EpochStats) -> None:
         """Record when it is time; of several ranks the first one does."""

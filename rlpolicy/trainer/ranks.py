@@ -95,7 +95,7 @@ class Joined:
 
     def __init__(self, group: Ranks, policy: BasePolicy[Any], collector: Collector | None) -> None:
         self.group, self.collector = group, collector
-        self._norms: list[Any] = [part for part in policy.modules() if "running_mean" in part._buffers]
+        self._norms: list[Any] = [part for part in policy.modules() if part._buffers.get("running_mean") is not None]
         self._moments = [] if collector is None else _running_statistics(collector)
         for moments in self._moments:
             write_moments(moments, group.broadcast(read_moments(moments)))
@@ -150,13 +150,15 @@ class Joined:
 
     def _join_norms(self) -> None:
         """Running means and variances of batch normalisations, of which each rank has seen as much."""
-        means: list[Tensor] = [norm.running_mean for norm in self._norms]
-        variances: list[Tensor] = [norm.running_var for norm in self._norms]
+        # float64: a variance is the difference of what may be large squares
+        means: list[Tensor] = [norm.running_mean.double() for norm in self._norms]
+        variances: list[Tensor] = [norm.running_var.double() for norm in self._norms]
         with torch.no_grad():
             squares = [var + mean.square() for mean, var in zip(means, variances, strict=True)]
             self.group.average([*means, *squares])
-            for mean, var, square in zip(means, variances, squares, strict=True):
-                var.copy_((square - mean.square()).clamp(min=0.0))
+            for norm, mean, square in zip(self._norms, means, squares, strict=True):
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_((square - mean.square()).clamp(min=0.0))
 
 
 # -- statistics as (count, mean, M2) ----------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ import rlpolicy.distributed
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.collector import Collector
-from rlpolicy.data.stats import TrainingStats
+from rlpolicy.data.stats import CollectStats, TrainingStats
 from rlpolicy.distributed import deaths
 from rlpolicy.env.venv_wrappers import VectorEnvNormObs
 from rlpolicy.env.venvs import DummyVectorEnv
@@ -29,7 +29,7 @@ from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
 from rlpolicy.trainer.checkpoint import checkpoints
 from rlpolicy.trainer.onpolicy import OnpolicyTrainer
-from rlpolicy.trainer.ranks import check_drift, merged, share_policy, without
+from rlpolicy.trainer.ranks import Joined, check_drift, merged, share_policy, without
 from rlpolicy.utils import ranks
 from rlpolicy.utils.errors import InvalidArgument, MissingExtra
 from rlpolicy.utils.net.scaler import RunningStandardScaler
@@ -285,6 +285,23 @@ def test_normalisers_of_environments_and_rewards_are_joined() -> None:
     np.testing.assert_equal(one[:5], two[:5])
     assert one[3] == one[5] + two[5] == 60
     assert one[0] > 60  # and the first observations of episodes
+
+
+def test_batch_normalisations_are_joined() -> None:
+    def work(rank: int) -> Any:
+        policy = make("ddpg")
+        policy.norm, policy.without = nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)
+        policy.norm.running_mean[:] = torch.tensor([0.0, 1e3, -1e4]) + rank
+        policy.norm.running_var[:] = 1.0 + rank
+        group = ranks.ranks()
+        assert group is not None
+        Joined(group, policy, None).collect(CollectStats(n_collected_steps=4), "")
+        return policy.norm.running_mean.numpy(), policy.norm.running_var.numpy()
+
+    first, second = run_ranks(2, work)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first[0], [0.5, 1000.5, -9999.5])
+    np.testing.assert_allclose(first[1], 1.5 + 0.25)  # their mean, and that the means differ
 
 
 def test_mistakes_are_named() -> None:

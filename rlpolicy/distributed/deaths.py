@@ -66,6 +66,9 @@ class Deaths:
             time.sleep(POLL)
         if not found:
             silent = [rank for rank in others if not self._has("alive", rank)]
+            if silent and "timed out" in str(error).lower():  # they may as well be busy
+                places = ", ".join(f"rank {rank} ({self.places[rank]})" for rank in silent)
+                return f"{places}: no answer within the timeout of rlpolicy.distributed.init(): {_first_line(error)}"
             found = dict.fromkeys(silent, "ended without a word, as a process that is killed does (out of memory?)")
         if not found:
             return f"the connection to the other ranks has failed: {_first_line(error)}"

@@ -131,6 +131,8 @@ class RayCollector(Collector):
         self.rows_from = [0] * num_workers
         """Transitions that each worker has delivered."""
         self._settings = settings(policies_in(policy))
+        self._set: list[dict[str, Any]] = [{} for _ in self._settings]
+        """What was ever set to something else: it is sent from then on, for it may be set back."""
         self._round, self._version, self._incarnations = 0, -1, [""] * num_workers
         self._arrays: list[np.ndarray] = []
         self._weights: Any = None
@@ -233,12 +235,20 @@ class RayCollector(Collector):
             round=self._round,
             weights=self._version,
             source=[self._weights],
-            settings=changed(self._settings, settings(policies_in(self._learning))),
+            settings=self._present_settings(),
             training=self._learning.training,
             random=random,
             **amount,
         )
         self._asked[self.workers[worker].collect.remote(order)] = Asked(worker, self._round, self._weights)
+
+    def _present_settings(self) -> list[dict[str, Any]]:
+        """All that a worker needs to know whose policy is as it was sent at first, or as it was told later."""
+        now = settings(policies_in(self._learning))
+        for known, new, values in zip(self._set, changed(self._settings, now), now, strict=False):
+            known.update(new)
+            known.update({name: values[name] for name in known if name in values})
+        return [dict(known) for known in self._set]
 
     @property
     def _learning(self) -> BasePolicy[Any]:
@@ -260,21 +270,27 @@ class RayCollector(Collector):
         """Wait for some of the blocks that are due, and store those that are ready, in the order of the workers.
 
         :param share: ask the workers that have delivered for so many steps at once.
+        :raises Exception: what was raised in a worker, when the blocks of the others are stored.
         """
         taken: list[tuple[int, Block]] = []
+        failure: Exception | None = None
         for reference in self._wait(list(due), wanted):
-            worker = self._asked[reference].worker
+            worker = self._asked.pop(reference).worker
             try:
                 taken.append((worker, self._get(reference)))
             except self._ray.exceptions.ObjectLostError as error:
                 logger.warning("a block of worker %d is lost with the node that it was on: %s", worker, error)
                 self._incarnations[worker] = _LOST
-            del self._asked[reference]
+            except Exception as error:  # the blocks of other workers are kept
+                failure = failure or error
+                continue
             if share:
                 self._ask(worker, random, n_step=share)
         taken.sort(key=lambda found: found[0])
         for worker, block in taken:
             self._keep(worker, block)
+        if failure is not None:
+            raise failure
         return taken
 
     def _wait(self, due: list[Any], wanted: int) -> list[Any]:

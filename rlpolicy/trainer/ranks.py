@@ -9,6 +9,7 @@ from torch import Tensor
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import CollectStats
 from rlpolicy.policy.base import BasePolicy
+from rlpolicy.policy.bundle import EXTRA
 from rlpolicy.policy.observations import ObsStatistics
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.utils import seed_collector
@@ -34,7 +35,7 @@ def share_policy(policy: BasePolicy[Any]) -> None:
     group = ranks()
     if group is None:
         return
-    networks = {name: value.detach().clone() for name, value in policy.state_dict().items() if "_extra_" not in name}
+    networks = {name: x.detach().clone() for name, x in policy.state_dict().items() if not name.endswith(EXTRA)}
     optims = [optim.state_dict() if optim.state else None for optim in optimizers_of(policy)]
     form = {name: (str(value.dtype), tuple(value.shape)) for name, value in networks.items()}
     main, *others = group.gather(form)
@@ -94,7 +95,7 @@ class Joined:
 
     def __init__(self, group: Ranks, policy: BasePolicy[Any], collector: Collector | None) -> None:
         self.group, self.collector = group, collector
-        self._norms: list[Any] = [part for part in policy.modules() if "running_mean" in part._buffers]
+        self._norms: list[Any] = [part for part in policy.modules() if part._buffers.get("running_mean") is not None]
         self._moments = [] if collector is None else _running_statistics(collector)
         for moments in self._moments:
             write_moments(moments, group.broadcast(read_moments(moments)))
@@ -149,13 +150,15 @@ class Joined:
 
     def _join_norms(self) -> None:
         """Running means and variances of batch normalisations, of which each rank has seen as much."""
-        means: list[Tensor] = [norm.running_mean for norm in self._norms]
-        variances: list[Tensor] = [norm.running_var for norm in self._norms]
+        # float64: a variance is the difference of what may be large squares
+        means: list[Tensor] = [norm.running_mean.double() for norm in self._norms]
+        variances: list[Tensor] = [norm.running_var.double() for norm in self._norms]
         with torch.no_grad():
             squares = [var + mean.square() for mean, var in zip(means, variances, strict=True)]
             self.group.average([*means, *squares])
-            for mean, var, square in zip(means, variances, squares, strict=True):
-                var.copy_((square - mean.square()).clamp(min=0.0))
+            for norm, mean, square in zip(self._norms, means, squares, strict=True):
+                norm.running_mean.copy_(mean)
+                norm.running_var.copy_((square - mean.square()).clamp(min=0.0))
 
 
 # -- statistics as (count, mean, M2) ----------------------------------------------------------------------------------

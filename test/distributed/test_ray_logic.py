@@ -1,6 +1,8 @@
 """RayCollector's own rules, with a stand-in for Ray that calls everything at once in this process."""
 
+import copy
 import types
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -11,13 +13,16 @@ import torch
 from gymnasium import spaces
 from torch.optim import Adam
 
+from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.collector import Collector
 from rlpolicy.distributed import ray_collector, ray_worker
 from rlpolicy.distributed.ray_collector import RayCollector
 from rlpolicy.env.venvs import DummyVectorEnv
 from rlpolicy.policy.modelfree.ddpg import DDPGPolicy
+from rlpolicy.seeding import Seeds
 from rlpolicy.trainer.offpolicy import OffpolicyTrainer
+from rlpolicy.trainer.utils import seed_collector
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.common import Net
 from rlpolicy.utils.net.continuous import Actor, Critic
@@ -67,13 +72,13 @@ class FakeRay:
     def remote(self, cls: Any) -> Any:
         def make(*args: Any) -> Any:
             index = len(self.made)
-            self.made.append(cls(*args))
+            self.made.append(cls(*copy.deepcopy(args)))  # as other processes have it
 
             def call(name: str) -> Any:
                 def later(*given: Any) -> Any:
                     if index in self.dies and name == "collect":
                         self.dies.discard(index)
-                        self.made[index] = cls(*args)
+                        self.made[index] = cls(*copy.deepcopy(args))
                     reference = object()
                     self._answers[reference] = index, getattr(self.made[index], name)(*given)
                     return reference
@@ -155,6 +160,19 @@ def test_steps_weights_and_staleness(make: Any, fake: FakeRay) -> None:
     np.testing.assert_array_equal(collector.buffer[:].act, 1.0)
 
 
+def test_a_setting_that_is_set_back(make: Any, fake: FakeRay) -> None:
+    collector = make(max_staleness=0)
+    noise = collector.policy._exploration_noise
+    for scale in (0.0, 0.1, 0.0):
+        noise.set_scale(scale)
+        collector.reset_buffer()
+        collector.collect(n_step=40)
+        rows = collector.buffer[:]
+        with torch.no_grad():
+            difference = rows.act - collector.policy(rows).act.numpy()
+        assert difference.std() == pytest.approx(scale, rel=0.5, abs=1e-6)
+
+
 def test_slow_workers_are_waited_for_when_they_are_too_old(make: Any, fake: FakeRay) -> None:
     collector = make(workers=3, envs=1, max_staleness=3)
     fake.slow = {1}
@@ -186,6 +204,34 @@ def test_a_worker_that_dies(make: Any, fake: FakeRay) -> None:
     assert collector.collect(n_step=12).n_worker_restarts == 0
 
 
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_an_error_in_one_worker_costs_the_others_nothing(
+    make: Any, fake: FakeRay, monkeypatch: pytest.MonkeyPatch, max_staleness: int
+) -> None:
+    collector = make(workers=3, envs=1, max_staleness=max_staleness)
+    collector.collect(n_step=6)
+    get, failed = collector._get, []
+
+    def fail_once(reference: Any) -> Any:
+        is_second = fake._answers[reference][0] == 1
+        block = get(reference)
+        if is_second and not failed:
+            failed.append(block)
+            raise OSError("the simulator is gone")
+        return block
+
+    monkeypatch.setattr(collector, "_get", fail_once)
+    with pytest.raises(OSError, match="simulator is gone"):
+        collector.collect(n_step=6)
+    assert lens(collector) == [4, 2, 4]  # the second one has failed
+    collector.collect(n_step=6)
+    assert lens(collector)[0] == lens(collector)[2] == 6
+    first, _, third = collector.buffer.buffers
+    for part in (first, third):
+        now, ended = part.obs[: len(part), 0], part.done[: len(part)]
+        np.testing.assert_array_equal(now[1:], np.where(ended[:-1], 0, now[:-1] + 1))
+
+
 def test_episodes_resets_and_seeds(make: Any) -> None:
     collector = make(workers=3, envs=1)
     stats = collector.collect(n_episode=4)
@@ -209,23 +255,90 @@ def test_a_trainer_takes_it(make: Any) -> None:
     assert (info.train_step, info.gradient_step, info.train_episode, info.best_reward) == (80, 20, 16, 5.0)
 
 
-def test_without_noise_and_staleness_it_stores_what_a_collector_stores(make: Any) -> None:
-    def stored(collector: Any) -> Any:
-        torch.manual_seed(0)
-        policy = make_policy()
-        collector = collector(policy)
-        trainer = OffpolicyTrainer(
-            policy, 1, 16, collector, step_per_epoch=200, step_per_collect=4, seed=1, verbose=False, show_progress=False
-        )
-        trainer.run()
-        return collector.buffer[:]
+class RowByRow(DDPGPolicy):
+    """Acts in one environment after the other, with noise that follows from the observation: how environments are
+    divided among workers makes no difference, not even of rounding."""
 
-    ours = stored(lambda policy: make(policy=policy, max_staleness=0, exploration_noise=False))
-    theirs = stored(lambda policy: Collector(policy, DummyVectorEnv([Steps] * 4), VectorReplayBuffer(400, 4)))
-    assert ours.obs.any()
+    acts_with: Any = None
+    """An actor in the place of its own."""
+
+    def forward(self, batch: Any, state: Any = None, model: Any = "actor", **kwargs: Any) -> Any:
+        if torch.is_grad_enabled() or model != "actor":
+            return super().forward(batch, state, model, **kwargs)
+        acts = [(self.acts_with or [self.actor])[0](batch.obs[i : i + 1])[0] for i in range(len(batch.obs))]
+        return Batch(act=torch.cat(acts), state=None)
+
+    def exploration_noise(self, act: Any, batch: Any) -> Any:
+        noise = [np.random.default_rng(zlib.crc32(obs.tobytes())).normal(0.0, 0.3, act.shape[1:]) for obs in batch.obs]
+        return act + np.asarray(noise, act.dtype)
+
+
+class Late(Collector):
+    """Acts with the weights of the collect before."""
+
+    weights: Any = None
+
+    def collect(self, *args: Any, **kwargs: Any) -> Any:
+        self.weights = [*(self.weights or []), copy.deepcopy(self.policy.actor)][-2:]
+        self.policy.acts_with = self.weights[:1]  # a list: no module of the policy
+        stats = super().collect(*args, **kwargs)
+        self.policy.acts_with = None
+        return stats
+
+
+@pytest.mark.parametrize("max_staleness", [0, 1])
+def test_it_stores_what_a_collector_stores(fake: FakeRay, max_staleness: int) -> None:
+    """And learns from it, bit for bit; with staleness 1 what a collector stores whose weights are that late."""
+
+    def make_env() -> Any:
+        return gym.make("Pendulum-v1", max_episode_steps=13)
+
+    def run(is_remote: bool) -> Any:
+        torch.manual_seed(0)
+        actor, critic = Actor(Net(3, hidden_sizes=[16]), 1), Critic(Net(3, 1, hidden_sizes=[16], concat=True))
+        policy = RowByRow(
+            actor=actor, actor_optim=Adam(actor.parameters(), 0.01), critic=critic,
+            critic_optim=Adam(critic.parameters(), 0.01), action_space=make_env().action_space,
+        )  # fmt: skip
+        buffer = VectorReplayBuffer(800, 4)
+        if is_remote:
+            collector: Collector = RayCollector(
+                policy, make_env, 2, 2, buffer, exploration_noise=True, max_staleness=max_staleness
+            )
+        else:
+            kind = Late if max_staleness else Collector
+            collector = kind(policy, DummyVectorEnv([make_env] * 4), buffer, exploration_noise=True)
+        OffpolicyTrainer(
+            policy, 2, 16, collector, step_per_epoch=200, step_per_collect=4, seed=1, verbose=False,
+            show_progress=False,
+        ).run()  # fmt: skip
+        return buffer, policy.state_dict()
+
+    (ours, weights), (theirs, their_weights) = run(True), run(False)
+    assert [len(part) for part in ours.buffers] == [100] * 4
+    assert len(np.unique(theirs[:].act)) > 390
     for key in ("obs", "act", "rew", "obs_next", "terminated", "truncated", "done"):
-        np.testing.assert_allclose(ours[key], theirs[key], rtol=1e-4, atol=1e-6, err_msg=key)
-    np.testing.assert_array_equal(ours.info.env_id, theirs.info.env_id)
+        assert ours[:][key].dtype == theirs[:][key].dtype
+        np.testing.assert_array_equal(ours[:][key], theirs[:][key], err_msg=key)
+    np.testing.assert_array_equal(ours[:].info.env_id, theirs[:].info.env_id)
+    assert all(torch.equal(value, their_weights[name]) for name, value in weights.items())
+
+
+def test_noise_is_one_of_each_environment_own(fake: FakeRay) -> None:
+    """Of the scale that it is told, white, and in no two environments alike."""
+    policy = make_policy()
+    collector = RayCollector(policy, Steps, 2, 2, VectorReplayBuffer(4000, 4), exploration_noise=True)
+    seed_collector(collector, Seeds(0), "train")
+    for _ in range(1000):
+        collector.collect(n_step=4)
+    with torch.no_grad():
+        noise = np.stack([(part[:].act - policy(part[:]).act.numpy())[:, 0] for part in collector.buffer.buffers])
+    assert noise.std(axis=1) == pytest.approx(0.1, rel=0.1)
+    assert noise.mean(axis=1) == pytest.approx(0.0, abs=0.015)
+    pairs = [(0, i, j) for i in range(4) for j in range(i)]
+    pairs += [(lag, i, j) for lag in (1, 2, 3) for i in range(4) for j in range(4)]
+    for lag, i, j in pairs:
+        assert abs(np.corrcoef(noise[i][lag:], noise[j][: 1000 - lag])[0, 1]) < 0.15
 
 
 def test_mistakes(make: Any) -> None:

@@ -3,10 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 import warnings
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 import torch
@@ -14,13 +16,20 @@ from torch import Tensor, nn
 from torch.optim import SGD
 
 import rlpolicy.distributed
+from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.collector import Collector
+from rlpolicy.data.stats import CollectStats, TrainingStats
+from rlpolicy.distributed import deaths
 from rlpolicy.env.venv_wrappers import VectorEnvNormObs
+from rlpolicy.env.venvs import DummyVectorEnv
+from rlpolicy.policy.base import BasePolicy
 from rlpolicy.seeding import Seeds
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
 from rlpolicy.trainer.checkpoint import checkpoints
-from rlpolicy.trainer.ranks import check_drift, merged, share_policy, without
+from rlpolicy.trainer.onpolicy import OnpolicyTrainer
+from rlpolicy.trainer.ranks import Joined, check_drift, merged, share_policy, without
 from rlpolicy.utils import ranks
 from rlpolicy.utils.errors import InvalidArgument, MissingExtra
 from rlpolicy.utils.net.scaler import RunningStandardScaler
@@ -32,6 +41,7 @@ sys.path[:0] = [str(TESTS / "policy"), str(TESTS / "trainer")]
 from runs import assert_same, close, facts, make_trainer  # noqa: E402
 from zoo import OBS, make, transitions  # noqa: E402
 
+from . import together  # noqa: E402
 from .pendulum import learning_curve  # noqa: E402
 from .together import free_port, run_ranks  # noqa: E402
 
@@ -277,6 +287,23 @@ def test_normalisers_of_environments_and_rewards_are_joined() -> None:
     assert one[0] > 60  # and the first observations of episodes
 
 
+def test_batch_normalisations_are_joined() -> None:
+    def work(rank: int) -> Any:
+        policy = make("ddpg")
+        policy.norm, policy.without = nn.BatchNorm1d(3), nn.BatchNorm1d(3, track_running_stats=False)
+        policy.norm.running_mean[:] = torch.tensor([0.0, 1e3, -1e4]) + rank
+        policy.norm.running_var[:] = 1.0 + rank
+        group = ranks.ranks()
+        assert group is not None
+        Joined(group, policy, None).collect(CollectStats(n_collected_steps=4), "")
+        return policy.norm.running_mean.numpy(), policy.norm.running_var.numpy()
+
+    first, second = run_ranks(2, work)
+    np.testing.assert_array_equal(first, second)
+    np.testing.assert_allclose(first[0], [0.5, 1000.5, -9999.5])
+    np.testing.assert_allclose(first[1], 1.5 + 0.25)  # their mean, and that the means differ
+
+
 def test_mistakes_are_named() -> None:
     def work(rank: int) -> None:
         with pytest.raises(InvalidArgument, match="rank 1 has built another policy than rank 0"):
@@ -293,6 +320,18 @@ def test_mistakes_are_named() -> None:
             policy.count_observations(ReplayBuffer(3))
 
     run_ranks(2, work)
+
+
+def test_networks_are_shared_whatever_their_names() -> None:
+    def work(rank: int) -> Any:
+        policy = make("ddpg", seed=rank)
+        policy.an_extra_net = nn.Linear(2, 2)
+        share_policy(policy)
+        check_drift(policy)
+        return policy.an_extra_net.weight.detach().numpy()
+
+    first, second = run_ranks(2, work)
+    np.testing.assert_array_equal(first, second)
 
 
 def test_seeds_differ_by_rank() -> None:
@@ -375,6 +414,51 @@ def test_the_cause_of_a_death_reaches_the_others() -> None:
     assert dead == "died"
     assert survivor.startswith("rank 1 (")
     assert "has died: ValueError: the sensor is broken (in test_torchrun.py, line " in survivor
+
+
+def test_a_rank_that_is_late_is_not_called_dead(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deaths, "PATIENCE", 0.3)
+    monkeypatch.setattr(together, "TIMEOUT", 1.0)
+
+    def work(rank: int) -> str:
+        if rank == 1:
+            time.sleep(3.0)
+            return ""
+        with pytest.raises(rlpolicy.distributed.RankDied) as caught:
+            ranks.everywhere(True)
+        return str(caught.value)
+
+    waiting, _ = run_ranks(2, work)
+    assert waiting.startswith("rank 1 (")
+    assert "no answer within the timeout of rlpolicy.distributed.init()" in waiting
+    assert "died" not in waiting
+
+
+class CountsRows(BasePolicy[Any]):
+    def forward(self, batch: Any, state: Any = None, **kwargs: Any) -> Any:
+        return Batch(act=np.zeros(len(batch.obs), np.int64))
+
+    def learn(self, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        return TrainingStats()
+
+
+def test_ranks_with_unequal_numbers_of_minibatches_say_so() -> None:
+    def work(rank: int) -> int:
+        envs = DummyVectorEnv([lambda: gym.make("CartPole-v1", max_episode_steps=2 + 2 * rank)])
+        policy = CountsRows(action_space=envs.action_space[0])
+
+        def train(batch_size: int | None) -> int:
+            trainer = OnpolicyTrainer(
+                policy, 1, batch_size, Collector(policy, envs, ReplayBuffer(100)), step_per_epoch=8,
+                episode_per_collect=2, repeat_per_collect=1, verbose=False, show_progress=False,
+            )  # fmt: skip
+            return trainer.run().gradient_step
+
+        with pytest.raises(InvalidArgument, match=r"minibatches, \[1, 2\]: take step_per_collect"):
+            train(4)
+        return train(None)
+
+    assert run_ranks(2, work) == [1, 1]
 
 
 class Poison(Callback):

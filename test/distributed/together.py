@@ -14,6 +14,9 @@ import torch
 import rlpolicy.distributed
 from rlpolicy.distributed.torchrun import _end
 
+TIMEOUT = 120.0
+"""Seconds that ranks wait for each other."""
+
 
 def free_port() -> int:
     with socket.socket() as probe:
@@ -52,7 +55,7 @@ def _rank(rank: int, size: int, port: int, work: Callable[[int], Any], pipe: Any
     torch.set_num_threads(1)
     sys.stdout = open(os.devnull, "w")  # noqa: SIM115 - for the life of this process
     try:
-        rlpolicy.distributed.init(device="cpu", timeout=120.0)
+        rlpolicy.distributed.init(device="cpu", timeout=TIMEOUT)
         answer = (True, work(rank))
     except BaseException:
         answer = (False, traceback.format_exc())

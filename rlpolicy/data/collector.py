@@ -4,7 +4,7 @@ import inspect
 import time
 import warnings
 from collections.abc import Callable
-from typing import Any, NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
 import torch
@@ -85,14 +85,6 @@ class Collector:
 
     _is_async = False
 
-    def __new__(cls, policy: Any = None, env: Any = None, buffer: Any = None, *args: Any, **kwargs: Any) -> "Collector":
-        """A :class:`~rlpolicy.data.tensor_collector.TensorCollector` for environments of tensors and a buffer there."""
-        if cls is Collector and gives_tensors(env) and (buffer is None or buffer.device is not None):
-            from rlpolicy.data.tensor_collector import TensorCollector
-
-            return super().__new__(TensorCollector)
-        return super().__new__(cls)
-
     def __init__(
         self,
         policy: Policy,
@@ -104,6 +96,10 @@ class Collector:
         check_finite: bool = True,
         reward_shaper: RewardShaper | None = None,
     ) -> None:
+        if type(self) is Collector and gives_tensors(env) and (buffer is None or buffer.device is not None):
+            options = {"check_finite": check_finite, "reward_shaper": reward_shaper}
+            self._become_tensor_collector(policy, env, buffer, preprocess_fn, exploration_noise, **options)
+            return
         self.env = as_vector_env(env)
         self.env_num = len(self.env)
         self.policy = policy
@@ -121,6 +117,12 @@ class Collector:
         self.elsewhere: dict[str, Any] | None = None
         """While somebody else steps the environments in its place: what it would say of them in a checkpoint."""
         self.reset_stat()
+
+    def _become_tensor_collector(self, *args: Any, **kwargs: Any) -> None:
+        from rlpolicy.data.tensor_collector import TensorCollector
+
+        self.__class__ = TensorCollector  # not __new__, which would hide the signature
+        TensorCollector.__init__(cast(TensorCollector, self), *args, **kwargs)
 
     @property
     def buffer(self) -> ReplayBuffer:

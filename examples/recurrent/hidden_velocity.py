@@ -69,6 +69,8 @@ def main(args: Args) -> Any:
         options |= {"exploration_noise": EpsilonGreedy(LinearSchedule(1.0, 0.05, steps=5_000)), "max_grad_norm": 10.0}
     elif args.algo == "sac":
         options["alpha"] = auto_alpha(env.action_space, lr=1e-3, initial=0.1)
+    elif args.algo == "ddpg":
+        options["actor_lr"] = 1e-4  # at 1e-3 it soon is at the limits of tanh, and stays there
     policy = make_policy(args.algo, env, recurrent, 64, 1e-3, **options)
     train = Collector(policy, train_envs, VectorReplayBuffer(args.steps, 8), exploration_noise=True)
     return offpolicy_trainer(

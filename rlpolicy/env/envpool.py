@@ -60,9 +60,7 @@ class EnvPoolVectorEnv(VectorEnvAdapter):
         self._check_ready(ids)
         dtype = self.action_space[0].dtype  # EnvPool's C++ side wants exactly this
         result = self.env.step(np.asarray(actions, dtype=dtype), np.asarray(ids, dtype=np.int32))
-        if len(result) != 5:
-            raise TypeError(f"{self.env} has no gymnasium interface: make it with envpool.make_gymnasium")
-        obs, rew, terminated, truncated, info = result
+        obs, rew, terminated, truncated, info = self._five(result)
         order = _order(info, ids)
         terminated = np.array(terminated, dtype=np.bool_)[order]
         truncated = np.array(truncated, dtype=np.bool_)[order]
@@ -83,8 +81,7 @@ class EnvPoolVectorEnv(VectorEnvAdapter):
         :raises ValueError: options are given, EnvPool takes none.
         """
         ids = self._ids(env_id if id is None else id)
-        if options:
-            raise ValueError(f"EnvPool's environments take no reset options, got {options}")
+        self._refuse_options(options)
         if seed is not None:
             self._warn_of_seed()
         obs, info = self.env.reset(np.asarray(ids, dtype=np.int32))
@@ -96,6 +93,17 @@ class EnvPoolVectorEnv(VectorEnvAdapter):
         if any(seed is not None for seed in seeds):
             self._warn_of_seed()
         self.reset()
+
+    def _five(self, result: tuple[Any, ...]) -> tuple[Any, ...]:
+        """What a step returns, if it has the five parts of gymnasium."""
+        if len(result) != 5:
+            raise TypeError(f"{self.env} has no gymnasium interface: make it with envpool.make_gymnasium")
+        return result
+
+    @staticmethod
+    def _refuse_options(options: dict[str, Any] | None) -> None:
+        if options:
+            raise ValueError(f"EnvPool's environments take no reset options, got {options}")
 
     def _warn_of_seed(self) -> None:
         if not self._has_warned:

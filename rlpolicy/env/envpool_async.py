@@ -65,9 +65,7 @@ class AsyncEnvPoolVectorEnv(EnvPoolVectorEnv):
         super()._check_ready([i for i in ids if self._status[i] != PENDING])
 
     def _received(self, result: tuple[Any, ...]) -> tuple[Any, ...]:
-        if len(result) != 5:
-            raise TypeError(f"{self.env} has no gymnasium interface: make it with envpool.make_gymnasium")
-        obs, rew, terminated, truncated, info = result
+        obs, rew, terminated, truncated, info = self._five(result)
         ids = np.array(info["env_id"]).tolist()
         self._under_way.difference_update(ids)
         fresh = self._status[ids] == PENDING
@@ -99,8 +97,7 @@ class AsyncEnvPoolVectorEnv(EnvPoolVectorEnv):
         :raises ValueError: some environments only, which have not finished; options are given.
         """
         ids = self._ids(env_id if id is None else id)
-        if options:
-            raise ValueError(f"EnvPool's environments take no reset options, got {options}")
+        self._refuse_options(options)
         if seed is not None:
             self._warn_of_seed()
         if len(ids) == self.env_num:

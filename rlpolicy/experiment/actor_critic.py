@@ -62,10 +62,13 @@ class ActorCriticConfig(ExperimentConfig):
     def actor(self, obs: Any, act: Any) -> nn.Module:
         """The actor, for observations and actions of these shapes."""
 
+    def critic_sizes(self) -> tuple[int, ...]:
+        """Units of the critics' hidden layers."""
+        return self.critic_hidden_sizes or self.hidden_sizes
+
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """A critic; ``options`` of its network."""
-        sizes = self.critic_hidden_sizes or self.hidden_sizes
-        return continuous.Critic(Net(obs, act, hidden_sizes=sizes, concat=True, **options))
+        return continuous.Critic(Net(obs, act, hidden_sizes=self.critic_sizes(), concat=True, **options))
 
     @abstractmethod
     def algorithm_policy(self, **shared: Any) -> Any:
@@ -189,6 +192,10 @@ class REDQConfig(_SoftConfig):
     target_mode: str = one_of("min", "min", "mean")
     """how the critics of a subset make a target"""
 
+    def critic_sizes(self) -> tuple[int, ...]:
+        """Units of the critics' hidden layers."""
+        return self.critic_hidden_sizes or self.hidden_sizes
+
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """All critics as one network."""
         return _ensemble(self, obs, act, self.ensemble_size)
@@ -218,6 +225,10 @@ class TQCConfig(_SoftConfig):
     top_quantiles_to_drop_per_net: int = within(2, "[0, inf)")
     """largest quantiles that the target leaves out, per critic"""
 
+    def critic_sizes(self) -> tuple[int, ...]:
+        """Units of the critics' hidden layers."""
+        return self.critic_hidden_sizes or self.hidden_sizes
+
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """All critics as one network."""
         return _ensemble(self, obs, act, self.ensemble_size, num_quantiles=self.num_quantiles)
@@ -236,6 +247,10 @@ class CrossQConfig(_SoftConfig):
 
     actor_delay: int = within(3, "[1, inf)")
     """critic updates per actor update"""
+
+    def critic_sizes(self) -> tuple[int, ...]:
+        """Units of the critics' hidden layers."""
+        return self.critic_hidden_sizes or self.hidden_sizes
 
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """A critic that normalises the input of each layer."""
@@ -258,6 +273,10 @@ class DroQConfig(_SoftConfig):
     """probability that a unit of a critic is dropped"""
     target_dropout: bool = False
     """drop units in the targets, too"""
+
+    def critic_sizes(self) -> tuple[int, ...]:
+        """Units of the critics' hidden layers."""
+        return self.critic_hidden_sizes or self.hidden_sizes
 
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """A critic with dropout and layer normalisation."""
@@ -282,8 +301,7 @@ class DiscreteSACConfig(_SoftConfig):
         require_discrete(self.algorithm, action_space)
         n = action_space.n  # type: ignore[attr-defined]
         actor = discrete.Actor(Net(obs_space.shape, hidden_sizes=self.hidden_sizes), n, softmax_output=False)
-        sizes = self.critic_hidden_sizes or self.hidden_sizes
-        critic = discrete.Critic(Net(obs_space.shape, hidden_sizes=sizes), last_size=n)
+        critic = discrete.Critic(Net(obs_space.shape, hidden_sizes=self.critic_sizes()), last_size=n)
         actor_optim, critic_optim = adam(actor, self.actor_lr), adam(critic, self.critic_lr)
         return DiscreteSACPolicy(
             actor=actor,
@@ -303,8 +321,7 @@ class DiscreteSACConfig(_SoftConfig):
 
 def _ensemble(config: ActorCriticConfig, obs: Any, act: Any, size: int, **options: Any) -> nn.Module:
     linear = partial(EnsembleLinear, size)
-    sizes = config.critic_hidden_sizes or config.hidden_sizes
-    net = Net(obs, act, hidden_sizes=sizes, concat=True, linear_layer=linear)
+    net = Net(obs, act, hidden_sizes=config.critic_sizes(), concat=True, linear_layer=linear)
     return continuous.Critic(net, linear_layer=linear, flatten_input=False, **options)
 
 

@@ -10,7 +10,7 @@ from rlpolicy.data.collector import Collector
 from rlpolicy.env.venvs import DummyVectorEnv
 from rlpolicy.experiment.experiment import make_policy, video_env
 from rlpolicy.experiment.run_folder import RunFolder
-from rlpolicy.policy.multiagent.mixed_q import MixedQPolicy
+from rlpolicy.experiment.team import reward_metric
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.callbacks.video import RecordVideo
 from rlpolicy.trainer.utils import seed_collector, test_episode
@@ -55,11 +55,10 @@ def evaluate(
     try:
         collector = Collector(policy, envs)
         seed_collector(collector, seed_everything(seed), "evaluation")
-        stats = test_episode(policy, collector, None, 0, episodes)
-        returns = policy.team_return(stats.returns) if isinstance(policy, MixedQPolicy) else stats.returns
+        stats = test_episode(policy, collector, None, 0, episodes, reward_metric=reward_metric(policy))
     finally:
         envs.close()
     if recorder is not None:
         recorder.record(policy, "evaluate")
     place = str(folder.videos) if video else None
-    return Evaluation(weights=weights, returns=returns, lens=stats.lens, video=place)
+    return Evaluation(weights=weights, returns=stats.returns, lens=stats.lens, video=place)

@@ -18,8 +18,8 @@ from rlpolicy.env.venvs import BaseVectorEnv, DummyVectorEnv, SubprocVectorEnv
 from rlpolicy.experiment.config import ExperimentConfig
 from rlpolicy.experiment.envs import obs_dtype
 from rlpolicy.experiment.run_folder import RunFolder, RunLogger
+from rlpolicy.experiment.team import reward_metric
 from rlpolicy.policy.base import BasePolicy
-from rlpolicy.policy.multiagent.mixed_q import MixedQPolicy
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
@@ -119,7 +119,7 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
             episode_per_test=config.episode_per_test,
             stop_fn=None if config.stop_reward is None else partial(_reached, config.stop_reward),
             test_in_train=config.test_in_train,
-            reward_metric=policy.team_return if isinstance(policy, MixedQPolicy) else None,
+            reward_metric=reward_metric(policy),
             random_steps=config.random_steps,
             learning_starts=config.learning_starts,
             nan_policy=config.nan_policy,  # type: ignore[arg-type]  # one of its choices

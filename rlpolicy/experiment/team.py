@@ -1,11 +1,13 @@
-"""The policy of a config for a team of agents."""
+"""Teams of agents: their policy, and what their returns are worth together."""
 
 from typing import TYPE_CHECKING, Any
 
 from gymnasium import spaces
 
+from rlpolicy.policy.base import BasePolicy
 from rlpolicy.policy.multiagent.build import actions_of_agents
 from rlpolicy.policy.multiagent.mixed_q import MixedQPolicy
+from rlpolicy.trainer.utils import RewardMetric
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net.scaler import RunningStandardScaler
 
@@ -37,3 +39,8 @@ def team_policy(config: "DQNConfig", obs_space: spaces.Space[Any], action_space:
         clip_loss_grad=config.clip_loss_grad,
         **config.policy_options(seen, action_space) | {"observation_space": obs_space, "obs_preprocessor": scaler},
     )
+
+
+def reward_metric(policy: BasePolicy[Any]) -> RewardMetric | None:
+    """What makes one return of those of the agents; None: there is one agent."""
+    return policy.team_return if isinstance(policy, MixedQPolicy) else None

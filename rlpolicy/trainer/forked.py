@@ -17,6 +17,7 @@ from rlpolicy.data.collector import Collector
 from rlpolicy.data.staging import Aborted, Kept, packed, unpacked
 from rlpolicy.data.stats import CollectStats
 from rlpolicy.env.venvs import DummyVectorEnv
+from rlpolicy.env.worker.failures import exit_words
 from rlpolicy.env.worker.server import PARENT_ENDS, dumps
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.seeding import global_state, seed_everything, set_global_state
@@ -116,12 +117,7 @@ class Forked:
 
     def _death(self) -> RuntimeError:
         self.process.join(_GRACE)
-        code = self.process.exitcode
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                how += f", {signal.Signals(-code).name}"
-        return RuntimeError(f"the collecting process has died ({how})")
+        return RuntimeError(f"the collecting process has died ({exit_words(self.process.exitcode)})")
 
     def end(self) -> None:
         """End the process; may be called again."""

@@ -97,3 +97,12 @@ def leave_traces(writer: "Connection[Any, Any]") -> None:
         os.set_blocking(writer.fileno(), False)  # a reader that is slow must not make a crash a hang
         faulthandler.enable(writer.fileno())
         faulthandler.register(signal.SIGUSR1, writer.fileno())
+
+
+def exit_words(code: int | None) -> str:
+    """How a process has ended: its exit code, with the name of the signal that ended it."""
+    words = f"exit code {code}"
+    if code is not None and code < 0:
+        with contextlib.suppress(ValueError):
+            words += f", {signal.Signals(-code).name}"
+    return words

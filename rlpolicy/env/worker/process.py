@@ -5,7 +5,6 @@ import math
 import multiprocessing
 import os
 import pickle
-import signal
 import time
 from collections.abc import Callable, Iterable, Sequence
 from multiprocessing.connection import Connection
@@ -13,7 +12,7 @@ from multiprocessing.util import Finalize
 from typing import Any, NamedTuple
 
 from rlpolicy.env.utils import ENV_TYPE, CloudpickleWrapper
-from rlpolicy.env.worker.failures import Failure, Trace
+from rlpolicy.env.worker.failures import Failure, Trace, exit_words
 from rlpolicy.env.worker.server import CLOSE, NOTHING, PARENT_ENDS, STEP_ALL, dumps, serve_envs
 from rlpolicy.env.worker.shared import SharedColumns
 
@@ -242,11 +241,7 @@ class EnvProcess:
         if not self._end.still_active():
             return _Closed(f"{self._name()} is closed: make a new one")
         self.process.join(_GRACE)
-        code = self.process.exitcode
-        how = f"exit code {code}"
-        if code is not None and code < 0:
-            with contextlib.suppress(ValueError):
-                how += f", {signal.Signals(-code).name}"
+        how = exit_words(self.process.exitcode)
         last_words = self._trace.read()
         self.end(0.0)
         return RuntimeError(f"{self._name()} has died ({how}){last_words}")

@@ -21,6 +21,8 @@ EPISODES = 100
 """Of the evaluation of a run."""
 EVALUATION_SEED = 1_000_003
 """Of its environments: none of those of training and tests."""
+EVALUATION_ENVS = 10
+"""With the seed they say which episodes these are: the same ones for all runs, whatever their configs test in."""
 
 
 @dataclass(kw_only=True)
@@ -108,7 +110,7 @@ def _has_ended(config: ExperimentConfig) -> bool:
 
 def _summarise(entry: Entry, configs: list[ExperimentConfig], episodes: int) -> Result:
     folders = [RunFolder.open(config.folder()) for config in configs]
-    returns = [float(evaluate(one, episodes, seed=EVALUATION_SEED).returns.mean()) for one in folders]
+    returns = [_measure(one, episodes) for one in folders]
     tests = [[r for r in one.read_rows() if r["step_type"] == "test/env_step"] for one in folders]
     values = np.array([returns])
     interval = bootstrap_interval(values)[0].tolist() if len(returns) > 1 else None
@@ -124,6 +126,11 @@ def _summarise(entry: Entry, configs: list[ExperimentConfig], episodes: int) -> 
         references=list(entry.references),
         config={key: value for key, value in configs[0].to_dict().items() if key not in ("logdir", "name")},
     )
+
+
+def _measure(folder: RunFolder, episodes: int) -> float:
+    found = evaluate(folder, episodes, seed=EVALUATION_SEED, test_envs=EVALUATION_ENVS)
+    return float(found.returns.mean())
 
 
 def table(results: Iterable[Result]) -> str:

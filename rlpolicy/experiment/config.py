@@ -12,7 +12,7 @@ from gymnasium import spaces
 from torch.optim import Adam, Optimizer
 
 from rlpolicy.experiment.envs import make_env
-from rlpolicy.experiment.presets import PRESETS
+from rlpolicy.experiment.presets import PRESETS, find_preset
 from rlpolicy.experiment.schema import Schema, one_of, suggestion, within
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import MultipleLRSchedulers, ScheduledLR
@@ -176,6 +176,14 @@ class ExperimentConfig(Schema):
         """
         return make_env(self.env, self.env_kwargs | kwargs)
 
+    def make_train_env(self) -> gym.Env[Any, Any]:
+        """One environment to collect from, by default like those to test in."""
+        return self.make_env()
+
+    def buffer_options(self) -> dict[str, Any]:
+        """Arguments of the buffer that follow from how observations are made."""
+        return {}
+
     def policy_options(self, obs_space: spaces.Box, action_space: spaces.Space[Any]) -> dict[str, Any]:
         """The arguments that all policies share."""
         return {
@@ -222,20 +230,19 @@ class ExperimentConfig(Schema):
         :param changes: fields that differ from the preset.
         :raises ValueError: there is none for that environment.
         """
-        known = PRESETS.get(cls.algorithm, {})
-        if env not in known:
+        found = find_preset(cls.algorithm, env)
+        if found is None:
+            known = PRESETS.get(cls.algorithm, {})
             names = ", ".join(known) or "none"
             raise InvalidArgument(
                 f"{cls.algorithm} has no preset for '{env}'{suggestion(env, known)} (there are: {names})"
             )
-        return cls.from_dict({"env": env, **known[env], **changes})
+        return cls.from_dict({"env": env, **found, **changes})
 
     @classmethod
     def for_env(cls, env: str, **changes: Any) -> Self:
         """The preset if there is one for the environment, else the defaults."""
-        if env in PRESETS.get(cls.algorithm, {}):
-            return cls.preset(env, **changes)
-        return cls.from_dict({"env": env, **changes})
+        return cls.from_dict({"env": env, **(find_preset(cls.algorithm, env) or {}), **changes})
 
     def difference(self, other: "ExperimentConfig") -> dict[str, tuple[Any, Any]]:
         """The fields in which two configs differ: (mine, theirs); None where one has no such field."""
@@ -267,9 +274,9 @@ def config_class(name: Any) -> type[ExperimentConfig]:
     return known[name]
 
 
-def adam(net: Any, lr: float, beta1: float = 0.9) -> Adam:
+def adam(net: Any, lr: float, beta1: float = 0.9, eps: float = 1e-8) -> Adam:
     """Adam for a network's parameters."""
-    return Adam(net.parameters(), lr=lr, betas=(beta1, 0.999))
+    return Adam(net.parameters(), lr=lr, betas=(beta1, 0.999), eps=eps)
 
 
 def falling(initial: float, final: float | None, steps: int) -> Schedule | float:

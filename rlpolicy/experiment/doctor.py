@@ -57,7 +57,7 @@ def examine(config: ExperimentConfig, seconds: float = 4.0) -> list[Finding]:
     if is_team:
         found.append(Finding("environment", "note", "a team's environment is not walked through at random"))
     else:
-        found += examine_env(config.make_env, gamma=gamma, normalized=config.normalize_obs)
+        found += examine_env(config.make_train_env, gamma=gamma, normalized=config.normalize_obs)
     if not any(one.check in ("algorithm", "environment") and one.severity == "error" for one in found):
         found += _tried(config, seconds)
     order = ("error", "warning", "note")

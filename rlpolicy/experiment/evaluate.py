@@ -38,20 +38,27 @@ class Evaluation:
 
 
 def evaluate(
-    folder: RunFolder, episodes: int = 20, *, seed: int = 0, last: bool = False, video: bool = False
+    folder: RunFolder,
+    episodes: int = 20,
+    *,
+    seed: int = 0,
+    last: bool = False,
+    video: bool = False,
+    test_envs: int | None = None,
 ) -> Evaluation:
     """Test the policy of a run in new episodes, in evaluation mode.
 
-    :param seed: of the environments: the same seed gives the same episodes.
+    :param seed: of the environments: the same seed gives the same episodes in the same number of environments.
     :param last: the newest weights, not those of the best test.
     :param video: film one episode into the run's folder (extra ``video``).
+    :param test_envs: environments to test in; None: as many as the config says.
     :raises ValueError: the run cannot be read.
     """
     config = folder.read_config()
     policy, _ = make_policy(config)
     _, weights = folder.load_policy(policy, last)
     recorder = RecordVideo(partial(video_env, config), folder.videos, seed=seed) if video else None
-    envs = DummyVectorEnv([config.make_env] * min(config.test_envs, episodes))
+    envs = DummyVectorEnv([config.make_env] * min(test_envs or config.test_envs, episodes))
     try:
         collector = Collector(policy, envs)
         seed_collector(collector, seed_everything(seed), "evaluation")

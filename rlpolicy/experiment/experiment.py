@@ -1,5 +1,6 @@
 """From a config to plain objects."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -96,7 +97,8 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
     policy, obs_space = make_policy(config)
     if config.compile:
         policy.compile()
-    train_envs, test_envs = _venv(config, config.train_envs), _venv(config, config.test_envs)
+    train_envs = _venv(config, config.make_train_env, config.train_envs)
+    test_envs = _venv(config, config.make_env, config.test_envs)
     try:
         buffer = _buffer(config, obs_space)
         train = Collector(policy, train_envs, buffer, exploration_noise=True)
@@ -143,7 +145,7 @@ def make_policy(config: ExperimentConfig) -> tuple[BasePolicy[Any], spaces.Space
     seed_everything(config.seed)
     env = config.make_env()
     try:
-        obs_space: Any = env.observation_space  # a vector, but of a team: see make_env
+        obs_space: Any = env.observation_space  # a vector, stacked pictures, or of a team: see make_env
         action_space = env.action_space
     finally:
         env.close()
@@ -168,14 +170,14 @@ def video_env(config: ExperimentConfig) -> gym.Env[Any, Any]:
     return config.make_env(render_mode="rgb_array")
 
 
-def _venv(config: ExperimentConfig, count: int) -> BaseVectorEnv:
+def _venv(config: ExperimentConfig, make: Callable[[], gym.Env[Any, Any]], count: int) -> BaseVectorEnv:
     kind = SubprocVectorEnv if config.subprocesses else DummyVectorEnv
-    return kind([config.make_env] * count)
+    return kind([make] * count)
 
 
 def _buffer(config: ExperimentConfig, obs_space: spaces.Space[Any]) -> ReplayBuffer:
     kind: Any = VectorReplayBuffer
-    options: dict[str, Any] = {"obs_dtype": obs_dtype(obs_space), "memmap": config.memmap}
+    options = {"obs_dtype": obs_dtype(obs_space), "memmap": config.memmap, **config.buffer_options()}
     if config.prioritized:
         kind = PrioritizedVectorReplayBuffer
         options |= {"alpha": config.prio_alpha, "beta": config.prio_beta}

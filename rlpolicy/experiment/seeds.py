@@ -12,7 +12,8 @@ from rlpolicy.experiment.run_folder import RunFolder
 
 
 def train_seeds(configs: list[ExperimentConfig], jobs: int) -> int:
-    """Train each config in a process of its own, and print a line as each ends. Runs that have begun go on.
+    """Train each config in a process of its own, and print a line as each ends. Runs that have begun go on, those that
+    another process has ended meanwhile are done.
 
     What a run prints goes to ``output.txt`` in its folder. Ctrl-C reaches all of them, and each ends with a checkpoint.
 
@@ -25,6 +26,8 @@ def train_seeds(configs: list[ExperimentConfig], jobs: int) -> int:
 
 def _train_one(config: ExperimentConfig) -> int:
     folder = RunFolder(config.folder())
+    if folder.read_result() is not None:
+        return _done_elsewhere(folder)
     with tempfile.TemporaryDirectory() as scratch:
         file, output = Path(scratch, "config.json"), Path(scratch, "output.txt")
         config.save(file)
@@ -35,12 +38,19 @@ def _train_one(config: ExperimentConfig) -> int:
         with output.open("w") as out:
             code = subprocess.run(command, stdout=out, stderr=subprocess.STDOUT, check=False, env=_env()).returncode
         text = output.read_text(errors="replace")
+    if code != 0 and folder.read_result() is not None:
+        return _done_elsewhere(folder)
     if folder.path.is_dir():
         (folder.path / "output.txt").write_text(text)
     lines = text.strip().splitlines() or [""]
     best = next((line.strip() for line in lines if "best reward" in line), "")
     print(f"{folder.path}: {best if code == 0 else f'failed (exit code {code}): {lines[-1]}'}", flush=True)
     return int(code != 0)
+
+
+def _done_elsewhere(folder: RunFolder) -> int:
+    print(f"{folder.path}: another process has ended it", flush=True)
+    return 0
 
 
 def _env() -> dict[str, str]:

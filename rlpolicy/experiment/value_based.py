@@ -4,11 +4,13 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar
 
+import gymnasium as gym
 from gymnasium import spaces
 from torch import nn
 from torch.optim import Optimizer, RMSprop
 
 from rlpolicy.experiment.config import ExperimentConfig, adam, falling
+from rlpolicy.experiment.envs import make_env
 from rlpolicy.experiment.schema import one_of, within
 from rlpolicy.experiment.team import team_policy
 from rlpolicy.exploration.random import EpsilonGreedy
@@ -22,6 +24,7 @@ from rlpolicy.policy.options import require_discrete
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.net import discrete
 from rlpolicy.utils.net.common import Net
+from rlpolicy.utils.net.conv import ConvNet
 
 
 @dataclass(kw_only=True)
@@ -34,8 +37,14 @@ class ValueConfig(ExperimentConfig):
     """id of a gymnasium environment with discrete actions"""
     update_per_step: float = within(0.5, "(0, inf)")
     """gradient steps per environment step"""
+    frame_stack: int = within(0, "[0, inf)")
+    """newest pictures that the network sees together, through convolutions; 0: observations are vectors"""
+    clip_rewards: bool = False
+    """learn from rewards cut to [-1, 1]; tests count them as they are"""
     lr: float = within(1e-3, "(0, inf)")
     """learning rate (Adam)"""
+    adam_eps: float = within(1e-8, "(0, inf)")
+    """what Adam adds to the root of the mean squared gradient"""
     discount_factor: float = within(0.99, "[0, 1]")
     """of the return, gamma in the papers"""
     tau: float | None = within(0.02, "[0, 1]")
@@ -58,12 +67,33 @@ class ValueConfig(ExperimentConfig):
         super().validate()
         if self.tau is not None and self.target_update_freq:
             raise InvalidArgument("give either tau or target_update_freq: with the latter set tau to None")
+        if self.frame_stack and self.normalize_obs:
+            raise InvalidArgument("normalize_obs is for vectors, pictures are divided by 255: leave it False")
+
+    def make_env(self, **kwargs: Any) -> gym.Env[Any, Any]:
+        """One environment, with flat observations, or with frame_stack stacked pictures.
+
+        :param kwargs: more arguments for gymnasium.make, such as render_mode.
+        """
+        return make_env(self.env, self.env_kwargs | kwargs, self.frame_stack)
+
+    def make_train_env(self) -> gym.Env[Any, Any]:
+        """One environment to collect from, with clip_rewards if so."""
+        env = self.make_env()
+        return gym.wrappers.ClipReward(env, -1.0, 1.0) if self.clip_rewards else env
+
+    def buffer_options(self) -> dict[str, Any]:
+        """Each picture is stored once."""
+        if not self.frame_stack:
+            return {}
+        last = {"stack_num": self.frame_stack, "save_only_last_obs": True} if self.frame_stack > 1 else {}
+        return {"ignore_obs_next": True, **last}
 
     def make_policy(self, obs_space: spaces.Box, action_space: spaces.Space[Any]) -> Any:
-        """The policy, for observations of one axis and discrete actions."""
+        """The policy, for observations of one axis, or stacked pictures, and discrete actions."""
         require_discrete(self.algorithm, action_space)
         model = self.model(obs_space.shape, action_space.n)  # type: ignore[attr-defined]
-        options = self.options() | self.policy_options(obs_space, action_space)
+        options = self.options(model) | self.policy_options(obs_space, action_space)
         return self.value_policy(self.policy_class, model, **options)
 
     def value_policy(self, policy_class: type[Any], model: Any, **options: Any) -> Any:
@@ -71,7 +101,7 @@ class ValueConfig(ExperimentConfig):
 
         :param model: the network, or a list of them.
         """
-        optim = adam(nn.ModuleList(model) if isinstance(model, list) else model, self.lr)
+        optim = adam(nn.ModuleList(model) if isinstance(model, list) else model, self.lr, eps=self.adam_eps)
         optims = (optim, *(part for part in options.values() if isinstance(part, Optimizer)))
         return policy_class(
             model=model,
@@ -85,18 +115,43 @@ class ValueConfig(ExperimentConfig):
             **options,
         )
 
-    def net(self, obs: Any, n: int = 0, **options: Any) -> Net:
-        """The network, with outputs for n actions (0: it ends with its features); dueling if wanted."""
+    def net(self, obs: Any, n: int, *, linear: Any = nn.Linear, **options: Any) -> nn.Module:
+        """The network, with outputs for n actions; dueling if wanted.
+
+        Streams of a dueling network for pictures have hidden layers of their own, and share the convolutions (Wang et
+        al.); those for vectors share the hidden layers.
+
+        :param linear: makes the layers behind the features, see Net.
+        """
+        streams = {"linear_layer": linear, "hidden_sizes": self.hidden_sizes if self.frame_stack else ()}
         if self.dueling:
-            options = {"dueling_param": ({}, {}), **options}
-        return Net(obs, n, hidden_sizes=self.hidden_sizes, **options)
+            options |= {"dueling_param": (streams, streams)}
+        else:
+            options |= {"linear_layer": linear}
+        hidden = () if self.dueling and self.frame_stack else self.hidden_sizes
+
+        def head(features: Any) -> Net:
+            return Net(features, n, hidden_sizes=hidden, **options)
+
+        return ConvNet(obs, head) if self.frame_stack else head(obs)
+
+    def features(self, obs: Any) -> nn.Module:
+        """The network up to its features: the convolutions, or the hidden layers for vectors."""
+        return ConvNet(obs) if self.frame_stack else Net(obs, hidden_sizes=self.hidden_sizes)
+
+    def behind_features(self) -> tuple[int, ...]:
+        """Hidden layers behind the features."""
+        return self.hidden_sizes if self.frame_stack else ()
 
     def model(self, obs: Any, n: int) -> nn.Module:
         """The policy's network for observations of that shape and n actions."""
         return self.net(obs, n)
 
-    def options(self) -> dict[str, Any]:
-        """The policy's arguments beside the shared ones."""
+    def options(self, model: Any) -> dict[str, Any]:
+        """The policy's arguments beside the shared ones.
+
+        :param model: the policy's network.
+        """
         return {}
 
 
@@ -121,6 +176,8 @@ class DQNConfig(ValueConfig):
         super().validate()
         if self.mixing_strategy == "none" and (self.aggregate_rewards != "mean" or not self.share_parameters):
             raise InvalidArgument("aggregate_rewards and share_parameters are for a mixing_strategy: qmix, vdn or iql")
+        if self.mixing_strategy != "none" and self.frame_stack:
+            raise InvalidArgument("frame_stack is for one agent: leave it 0 with a mixing_strategy")
 
     def make_policy(self, obs_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Any:
         """The policy, for discrete actions of one agent, or of each in a team."""
@@ -132,7 +189,7 @@ class DQNConfig(ValueConfig):
             return super().make_policy(obs_space, action_space)  # type: ignore[arg-type]
         return team_policy(self, obs_space, action_space)
 
-    def options(self) -> dict[str, Any]:
+    def options(self, model: Any) -> dict[str, Any]:
         """The loss."""
         return {"clip_loss_grad": self.clip_loss_grad}
 
@@ -161,7 +218,7 @@ class C51Config(ValueConfig):
         """Probabilities of returns."""
         return self.net(obs, n, softmax=True, num_atoms=self.num_atoms)
 
-    def options(self) -> dict[str, Any]:
+    def options(self, model: Any) -> dict[str, Any]:
         """The returns."""
         return {"num_atoms": self.num_atoms, "v_min": self.v_min, "v_max": self.v_max}
 
@@ -188,9 +245,8 @@ class RainbowConfig(C51Config):
 
     def model(self, obs: Any, n: int) -> nn.Module:
         """Probabilities of returns, with noisy layers."""
-        noisy = {"linear_layer": partial(discrete.NoisyLinear, noisy_std=self.noisy_std)}
-        noise = {"dueling_param": (noisy, noisy)} if self.dueling else noisy
-        return self.net(obs, n, softmax=True, num_atoms=self.num_atoms, **noise)
+        noisy = partial(discrete.NoisyLinear, noisy_std=self.noisy_std)
+        return self.net(obs, n, linear=noisy, softmax=True, num_atoms=self.num_atoms)
 
 
 @dataclass(kw_only=True)
@@ -209,7 +265,7 @@ class QRDQNConfig(ValueConfig):
         """Quantiles."""
         return self.net(obs, n, num_atoms=self.num_quantiles)
 
-    def options(self) -> dict[str, Any]:
+    def options(self, model: Any) -> dict[str, Any]:
         """The quantiles."""
         return {"num_quantiles": self.num_quantiles, "kappa": self.kappa}
 
@@ -234,14 +290,14 @@ class IQNConfig(ValueConfig):
 
     def model(self, obs: Any, n: int) -> nn.Module:
         """Quantiles of any fraction."""
-        return discrete.ImplicitQuantileNetwork(self.net(obs), n, num_cosines=self.num_cosines)
+        return discrete.ImplicitQuantileNetwork(self.features(obs), n, self.behind_features(), self.num_cosines)
 
     def validate(self) -> None:
         """Check all fields, each and together."""
         super().validate()
         _refuse_dueling(self)
 
-    def options(self) -> dict[str, Any]:
+    def options(self, model: Any) -> dict[str, Any]:
         """The fractions."""
         return {
             "sample_size": self.sample_size,
@@ -271,16 +327,16 @@ class FQFConfig(ValueConfig):
 
     def model(self, obs: Any, n: int) -> nn.Module:
         """Quantiles of proposed fractions."""
-        return discrete.FullQuantileFunction(self.net(obs), n, num_cosines=self.num_cosines)
+        return discrete.FullQuantileFunction(self.features(obs), n, self.behind_features(), self.num_cosines)
 
     def validate(self) -> None:
         """Check all fields, each and together."""
         super().validate()
         _refuse_dueling(self)
 
-    def options(self) -> dict[str, Any]:
+    def options(self, model: Any) -> dict[str, Any]:
         """The fractions and what proposes them."""
-        proposals = discrete.FractionProposalNetwork(self.num_fractions, self.hidden_sizes[-1])
+        proposals = discrete.FractionProposalNetwork(self.num_fractions, model.input_dim)
         return {
             "fraction_model": proposals,
             "fraction_optim": RMSprop(proposals.parameters(), lr=self.fraction_lr),

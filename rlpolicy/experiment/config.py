@@ -71,6 +71,8 @@ class ExperimentConfig(Schema):
     """step the environments in processes of their own"""
     episode_per_test: int = within(10, "[1, inf)")
     """episodes per test"""
+    fixed_tests: bool = False
+    """play the same episodes in every test, so that tests differ by the policy alone and the best is no lucky one"""
     stop_reward: float | None = None
     """mean return of a test at which training ends; None: never"""
     test_in_train: bool = False

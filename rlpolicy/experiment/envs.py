@@ -11,7 +11,7 @@ from rlpolicy.env.pettingzoo_env import ParallelPettingZooEnv
 from rlpolicy.experiment.schema import suggestion
 from rlpolicy.utils.errors import InvalidArgument, MissingExtra
 
-_EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "opencv": "atari", "ale": "atari"}
+_EXTRAS = {"mujoco": "mujoco", "box2d": "box2d", "opencv-python": "atari"}
 _EXTRAS |= {"pettingzoo": "pettingzoo", "mpe2": "pettingzoo"}
 _PETTINGZOO = "pettingzoo:"
 _ATARI = "ALE/"
@@ -30,6 +30,8 @@ def make_env(name: str, kwargs: dict[str, Any], frame_stack: int = 0) -> gym.Env
         ``frame_stack`` is 0, or the other way round.
     :raises MissingExtra: what the environment needs is not installed.
     """
+    if name.startswith(_ATARI) and not frame_stack:
+        raise _shows_pictures(name)
     try:
         module = name.removeprefix(_PETTINGZOO)
         if module != name:
@@ -39,18 +41,21 @@ def make_env(name: str, kwargs: dict[str, Any], frame_stack: int = 0) -> gym.Env
     except (gym.error.UnregisteredEnv, gym.error.Error, ModuleNotFoundError, TypeError) as error:
         raise _translated(error, name, kwargs) from error
     space = env.observation_space
-    try:
-        if frame_stack:
-            _require_frames(name, space)
-            return gym.wrappers.FrameStackObservation(env, frame_stack)
-        _require_no_pictures(name, space)
-    except InvalidArgument:
+    is_box, rank = isinstance(space, spaces.Box), len(space.shape or ())
+    if frame_stack:
+        if not is_box or rank != 2 or space.dtype != np.uint8:
+            env.close()
+            raise InvalidArgument(
+                f"{name} shows {space}, and frame_stack is for grey pictures, bytes of shape (H, W): leave it 0, or "
+                "register the environment with gymnasium's GrayscaleObservation and ResizeObservation around it"
+            )
+        return gym.wrappers.FrameStackObservation(env, frame_stack)
+    if is_box and rank >= 3:
         env.close()
-        raise
+        raise _shows_pictures(name)
     if isinstance(env.action_space, spaces.MultiDiscrete):
         return env
-    is_vector = isinstance(space, spaces.Box) and len(space.shape) == 1
-    return env if is_vector else gym.wrappers.FlattenObservation(env)
+    return env if is_box and rank == 1 else gym.wrappers.FlattenObservation(env)
 
 
 def obs_dtype(space: spaces.Space[Any]) -> str | None:
@@ -60,25 +65,19 @@ def obs_dtype(space: spaces.Space[Any]) -> str | None:
 
 def _atari(name: str, frameskip: int = 4, **kwargs: Any) -> gym.Env[Any, Any]:
     """A game of ale-py, as Machado et al. (arXiv:1709.06009) advise: sticky actions, all lives."""
-    gym.register_envs(importlib.import_module("ale_py"))
+    try:
+        gym.register_envs(importlib.import_module("ale_py"))
+    except ImportError as error:
+        raise MissingExtra("ale-py", "atari") from error
     game = gym.make(name, frameskip=1, **kwargs)  # the wrapper skips frames, and takes the brighter of the last two
     return gym.wrappers.AtariPreprocessing(game, frame_skip=frameskip)
 
 
-def _require_frames(name: str, space: spaces.Space[Any]) -> None:
-    if not isinstance(space, spaces.Box) or len(space.shape) != 2 or space.dtype != np.uint8:
-        raise InvalidArgument(
-            f"{name} shows {space}, and frame_stack is for grey pictures, bytes of shape (H, W): leave it 0, or "
-            "register the environment with gymnasium's GrayscaleObservation and ResizeObservation around it"
-        )
-
-
-def _require_no_pictures(name: str, space: spaces.Space[Any]) -> None:
-    if isinstance(space, spaces.Box) and (len(space.shape) >= 3 or name.startswith(_ATARI)):
-        raise InvalidArgument(
-            f"{name} shows pictures of shape {space.shape}: give frame_stack=4, which the value-based algorithms "
-            "(dqn, rainbow, iqn, ...) have, or write a script with networks for pictures"
-        )
+def _shows_pictures(name: str) -> InvalidArgument:
+    return InvalidArgument(
+        f"{name} shows pictures: give frame_stack=4, which dqn, c51, rainbow, qrdqn, iqn and fqf have, for grey ones, "
+        "or write a script with a network for them, see examples/atari/dqn_atari.py"
+    )
 
 
 def _team(module: str, kwargs: dict[str, Any]) -> gym.Env[Any, Any]:
@@ -93,7 +92,7 @@ def _translated(error: Exception, name: str, kwargs: dict[str, Any]) -> Exceptio
     """The error of ``gymnasium.make`` as one clear line."""
     is_part = isinstance(error, ModuleNotFoundError) and "." in (error.name or "")  # a wrong name, not a package
     if isinstance(error, gym.error.DependencyNotInstalled | ModuleNotFoundError) and not is_part:
-        words = str(error).lower().replace("_", "")
+        words = str(error).lower()
         for package, extra in _EXTRAS.items():
             if package in words:
                 return MissingExtra(package, extra)

@@ -21,13 +21,14 @@ from rlpolicy.experiment.envs import obs_dtype
 from rlpolicy.experiment.run_folder import RunFolder, RunLogger
 from rlpolicy.experiment.team import reward_metric
 from rlpolicy.policy.base import BasePolicy
-from rlpolicy.seeding import seed_everything
+from rlpolicy.seeding import Seeds, seed_everything
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.callbacks.checkpoint import Checkpoint
 from rlpolicy.trainer.callbacks.health import HealthMonitor
 from rlpolicy.trainer.callbacks.timings import LogTimings
 from rlpolicy.trainer.callbacks.video import RecordVideo
 from rlpolicy.trainer.offpolicy import OffpolicyTrainer
+from rlpolicy.trainer.utils import seed_collector
 from rlpolicy.utils.errors import InvalidArgument
 
 
@@ -119,6 +120,7 @@ def build(config: ExperimentConfig, path: Path | None, *, resume: bool = False) 
             gradient_steps_per_collect=config.gradient_steps_per_collect,
             batch_size=config.batch_size,
             episode_per_test=config.episode_per_test,
+            test_fn=partial(_same_episodes, test, config.seed) if config.fixed_tests else None,
             stop_fn=None if config.stop_reward is None else partial(_reached, config.stop_reward),
             test_in_train=config.test_in_train,
             reward_metric=reward_metric(policy),
@@ -193,6 +195,10 @@ def _callbacks(config: ExperimentConfig, folder: RunFolder) -> list[Callback]:
     if config.video_every:
         callbacks.append(RecordVideo(partial(video_env, config), folder.videos, every_epochs=config.video_every))
     return callbacks
+
+
+def _same_episodes(collector: Collector, seed: int, epoch: int, env_step: int | None) -> None:
+    seed_collector(collector, Seeds(seed), "fixed_tests")
 
 
 def _reached(target: float, mean_return: float) -> bool:

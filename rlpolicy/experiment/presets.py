@@ -1,8 +1,8 @@
 """Settings that are known to work, by algorithm and environment.
 
-Those for CartPole, LunarLander-v3 and MuJoCo are of the scripts in ``examples/``, those for Pendulum were tuned on seeds
-that no published figure of ours is made with, those for Atari and LunarLanderContinuous are published ones and were not
-measured here.
+Those for MuJoCo, LunarLander-v3, CartPole and most for Pendulum are of the scripts in ``examples/``. Those of the classic
+suite were tuned on other seeds than it reports. Those for Atari and LunarLanderContinuous are published ones, and were
+not measured here.
 """
 
 from fnmatch import fnmatchcase
@@ -88,8 +88,8 @@ _ATARI: Settings = {
 }
 """What Dopamine's agents share, dopamine/jax/agents/*/configs/*.gin; steps are agent steps, of four frames each.
 
-Targets are copied every 8,000 of them, which are 2,000 gradient steps. Ours collects from eight games at a time, Dopamine
-from one; and tests are greedy, Dopamine's take a random action in one of 1,000 cases.
+Targets are copied every 8,000 of them, which are 2,000 gradient steps. Ours collects from eight games at a time,
+Dopamine from one; and tests are greedy, Dopamine's take a random action in one of 1,000 cases.
 """
 _GAMES = "ALE/*-v5"
 _ZOO_LANDER: Settings = {

@@ -147,7 +147,7 @@ def mistakes() -> dict[str, tuple[list[str], str]]:
         "damaged config": (["evaluate", "runs/broken"], "config.json: this is not JSON"),
         "no episodes": (["evaluate", "runs/taken", "--episodes", "0"], "--episodes must be at least 1"),
         "no such device": ([*train, "--device", "cda"], "device 'cda' cannot be used, take 'cpu' or 'cuda:0', say: "),
-        "pictures": ([*train, "--env", "ALE/Pong-v5"], "ALE/Pong-v5: Atari shows pictures, and configs learn from vec"),
+        "pictures": ([*train, "--env", "ALE/Pong-v5"], "ALE/Pong-v5 shows pictures: give frame_stack=4"),
         "report of no run": (["report", "nowhere"], "nowhere is not the folder of a run"),
         "report of a run without tests": (["report", "runs/taken"], "runs/taken has no test yet"),
         "report into a folder": (["report", "runs/taken", "--out", "runs"], "--out must be a file, runs is a folder"),

@@ -1,8 +1,8 @@
 """Settings that are known to work, by algorithm and environment.
 
-Those for MuJoCo, LunarLander-v3, CartPole and most for Pendulum are of the scripts in ``examples/``. Those of the classic
-suite were tuned on other seeds than it reports. Those for Atari and LunarLanderContinuous are published ones, and were
-not measured here.
+Those for MuJoCo, LunarLander-v3, CartPole and most for Pendulum are of the scripts in ``examples/``. Those of the
+classic suite were tuned on other seeds than it reports. Those for Atari and LunarLanderContinuous are published ones,
+and were not measured here.
 """
 
 from fnmatch import fnmatchcase

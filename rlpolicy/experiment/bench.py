@@ -17,8 +17,6 @@ from rlpolicy.experiment.summary import bootstrap_interval, interquartile_mean
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.folder import write_file
 
-EPISODES = 100
-"""Of the evaluation of a run."""
 EVALUATION_SEED = 1_000_003
 """Of its environments: none of those of training and tests."""
 EVALUATION_ENVS = 10
@@ -55,11 +53,11 @@ class Result:
 def suite_configs(
     entries: Iterable[Entry], seeds: Sequence[int], logdir: str, changes: dict[str, Any] | None = None
 ) -> list[list[ExperimentConfig]]:
-    """The configs of each entry, one per seed: the presets, without stopping early.
+    """The configs of each entry, one per seed: the presets, without stopping early, compiled.
 
     :param changes: other fields, for a shorter run say.
     """
-    fixed = {"stop_reward": None, "tensorboard": False, "logdir": logdir, **(changes or {})}
+    fixed = {"stop_reward": None, "tensorboard": False, "compile": True, "logdir": logdir, **(changes or {})}
     return [
         [config_class(one.algorithm).preset(one.env, seed=seed, **fixed) for seed in seeds] for one in entries
     ]  # fmt: skip
@@ -70,7 +68,7 @@ def bench(
     seeds: Sequence[int],
     jobs: int,
     logdir: str,
-    episodes: int = EPISODES,
+    episodes: int,
     changes: dict[str, Any] | None = None,
 ) -> list[Result]:
     """Train what is not trained yet, evaluate, and summarise.
@@ -149,7 +147,7 @@ def table(results: Iterable[Result]) -> str:
     return "\n".join([lines[0], "|" + " --- |" * len(rows[0]), *lines[1:]])
 
 
-def write_results(path: Path, suite: str, results: Sequence[Result], episodes: int = EPISODES) -> None:
+def write_results(path: Path, suite: str, results: Sequence[Result], episodes: int) -> None:
     """Keep the results as JSON, with the versions that they were made with; an older file is replaced."""
     around = surroundings()
     git = around["git"] or {}

@@ -15,7 +15,7 @@ from rlpolicy.experiment.config import ExperimentConfig, algorithms
 from rlpolicy.experiment.doctor import examine, is_well
 from rlpolicy.experiment.evaluate import evaluate
 from rlpolicy.experiment.experiment import Experiment, build
-from rlpolicy.experiment.references import SUITES
+from rlpolicy.experiment.references import EPISODES, SUITES
 from rlpolicy.experiment.report import write_report
 from rlpolicy.experiment.run_folder import RunFolder
 from rlpolicy.experiment.schema import suggestion
@@ -277,9 +277,10 @@ def _bench(given: argparse.Namespace) -> int:
                 f"suite {given.suite} has no algorithm '{name}'{suggestion(name, known)} ({', '.join(known)})"
             )
     entries = [entry for entry in SUITES[given.suite] if given.only is None or entry.algorithm in given.only]
-    results = _prepared(bench, entries, given.seeds, given.jobs, given.logdir)
+    episodes = EPISODES[given.suite]
+    results = _prepared(bench, entries, given.seeds, given.jobs, given.logdir, episodes)
     target = Path("docs", "results", f"{given.suite}.json") if given.out is None else Path(given.out)
-    write_results(target, given.suite, results)
+    write_results(target, given.suite, results, episodes)
     print(f"{table(results)}\nResults: {target}")
     return 0
 

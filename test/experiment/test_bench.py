@@ -13,13 +13,14 @@ from rlpolicy.experiment import bench as module
 from rlpolicy.experiment.bench import EVALUATION_SEED, Result, bench, suite_configs, table, write_results
 from rlpolicy.experiment.evaluate import evaluate
 from rlpolicy.experiment.presets import PRESETS
-from rlpolicy.experiment.references import SUITES, Entry, Reference
+from rlpolicy.experiment.references import EPISODES, SUITES, Entry, Reference
 from rlpolicy.experiment.summary import bootstrap_interval
 from rlpolicy.utils.errors import InvalidArgument
 
 TINY: dict[str, Any] = {
     "hidden_sizes": [8], "batch_size": 4, "max_epoch": 2, "step_per_epoch": 8, "train_envs": 1, "test_envs": 1,
     "episode_per_test": 1, "learning_starts": 2, "random_steps": 0, "checkpoint_every": 4, "log_interval": 1,
+    "compile": False,
 }  # fmt: skip
 ENTRY = Entry("dqn", "CartPole-v1", (Reference(5.0, 1.0, "here", "somebody"), Reference(1e6, None, "there", "others")))
 
@@ -54,12 +55,13 @@ def test_table() -> None:
 def test_every_line_of_a_suite_has_a_preset_and_is_not_stopped_early(suite: str) -> None:
     entries = SUITES[suite]
     assert len({(one.algorithm, one.env) for one in entries}) == len(entries)
+    assert EPISODES[suite] >= 100
     for entry, configs in zip(entries, suite_configs(entries, [3, 4], "runs"), strict=True):
         assert entry.references
         assert [config.seed for config in configs] == [3, 4]
         assert all(config.stop_reward is None for config in configs)
         preset = algorithms()[entry.algorithm].preset(entry.env)
-        assert preset.difference(configs[0]).keys() <= {"seed", "stop_reward", "tensorboard"}
+        assert preset.difference(configs[0]).keys() <= {"seed", "stop_reward", "tensorboard", "compile"}
         assert entry.env in PRESETS[entry.algorithm]
         steps = configs[0].max_epoch * configs[0].step_per_epoch
         assert entry.references[0].how.startswith(f"{steps:,} steps"), "ours and theirs are trained equally long"
@@ -101,10 +103,10 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.returns[:2] == expected
     assert again.seeds == [0, 1, 2]
     with pytest.raises(InvalidArgument, match=r"holds a run with batch_size=4, this bench wants 5: give another"):
-        bench([ENTRY], [0], 1, logdir, changes=TINY | {"batch_size": 5})
+        bench([ENTRY], [0], 1, logdir, 3, changes=TINY | {"batch_size": 5})
     monkeypatch.setattr(module, "train_seeds", lambda configs, jobs: 1)
     with pytest.raises(InvalidArgument, match="a run has failed"):
-        bench([ENTRY], [3], 1, logdir, changes=TINY)
+        bench([ENTRY], [3], 1, logdir, 3, changes=TINY)
 
     write_results(tmp_path / "new" / "classic.json", "classic", [first], 3)
     kept = json.loads((tmp_path / "new" / "classic.json").read_text())
@@ -139,7 +141,7 @@ def test_command(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
 
     monkeypatch.setattr(cli, "bench", fake)
     assert cli.main(["bench", "--suite", "classic", "--only", "sac", "dqn", "--seeds", "0-2", "--jobs", "2"]) == 0
-    assert asked == [(["sac", "dqn"], [0, 1, 2], 2, "runs/bench")]
+    assert asked == [(["sac", "dqn"], [0, 1, 2], 2, "runs/bench", 1_000)]
     assert capsys.readouterr().out.splitlines()[-1] == "Results: docs/results/classic.json"
     assert (tmp_path / "docs" / "results" / "classic.json").is_file()
     for wrong, words in (

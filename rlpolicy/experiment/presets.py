@@ -31,8 +31,8 @@ _SWING_UP: Settings = {
     "lr_schedule": "linear",
     "lr_final_factor": 0.02,
     "fixed_tests": True,
-    "episode_per_test": 100,
-    "test_envs": 100,
+    "episode_per_test": 50,
+    "test_envs": 50,
 }
 """Of the classic suite, tuned on seeds 100 to 102.
 
@@ -133,12 +133,12 @@ _RETURNS = {"v_min": 0.0, "v_max": 100.0}  # discounted by 0.99, CartPole's are 
 
 PRESETS: dict[str, dict[str, Settings]] = {
     "ddpg": {
-        "Pendulum-v1": {**_SWING_UP, "hidden_sizes": [128, 128], "batch_size": 256},
+        "Pendulum-v1": {**_SWING_UP, "hidden_sizes": [128, 128]},
         _LANDER: _ZOO_LANDER,
         **_mujoco(25_000),
     },
     "td3": {
-        "Pendulum-v1": {**_SWING_UP, "hidden_sizes": [128, 128], "batch_size": 256},
+        "Pendulum-v1": {**_SWING_UP, "hidden_sizes": [128, 128]},
         _LANDER: _ZOO_LANDER,
         **_mujoco(25_000, actor_lr=3e-4, critic_lr=3e-4),
     },
@@ -171,8 +171,8 @@ PRESETS: dict[str, dict[str, Settings]] = {
             "lr_schedule": "linear",
             "lr_final_factor": 0.05,
             "fixed_tests": True,
-            "episode_per_test": 100,
-            "test_envs": 100,
+            "episode_per_test": 50,
+            "test_envs": 50,
         },
         "LunarLander-v3": {
             "hidden_sizes": [128, 128],

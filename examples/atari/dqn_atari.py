@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from game import make_game
+from network import implicit_quantiles, q_network
 from torch.optim import Adam
 from torch.utils.tensorboard import SummaryWriter
 
@@ -19,9 +20,6 @@ from rlpolicy.exploration import EpsilonGreedy
 from rlpolicy.trainer import offpolicy_trainer
 from rlpolicy.utils import TensorboardLogger
 from rlpolicy.utils.cli import parse_args
-from rlpolicy.utils.net.common import Net
-from rlpolicy.utils.net.conv import ConvNet
-from rlpolicy.utils.net.discrete import ImplicitQuantileNetwork, NoisyLinear
 from rlpolicy.utils.schedules import LinearSchedule
 
 
@@ -51,15 +49,8 @@ class Args:
     """of the network, e.g. cuda"""
 
 
-FRAMES = (4, 84, 84)
-
-
 def make_policy(args: Args, actions: Any) -> Any:
-    hidden: dict[str, Any] = {"hidden_sizes": [512]}
-    noisy = {**hidden, "linear_layer": NoisyLinear}
-
-    def net(**options: Any) -> ConvNet:
-        return ConvNet(FRAMES, lambda features: Net(features, int(actions.n), **(options or hidden)))
+    net = partial(q_network, int(actions.n))
 
     def make(cls: Any, model: Any, lr: float, epsilon: float = 1.0, **options: Any) -> Any:
         optim = Adam(model.to(args.device).parameters(), lr=lr, eps=1.5e-4)
@@ -70,13 +61,12 @@ def make_policy(args: Args, actions: Any) -> Any:
         case "dqn":
             return make(policies.DQNPolicy, net(), lr=1e-4, clip_loss_grad=True)
         case "rainbow":  # its noisy layers explore
-            model = net(dueling_param=(noisy, noisy), num_atoms=51, softmax=True)
+            model = net(noisy_dueling=True, num_atoms=51, softmax=True)
             return make(policies.RainbowPolicy, model, lr=6.25e-5, epsilon=0.0, estimation_step=3)
         case "qrdqn":
-            return make(policies.QRDQNPolicy, net(**hidden, num_atoms=200), lr=5e-5)
+            return make(policies.QRDQNPolicy, net(num_atoms=200), lr=5e-5)
         case "iqn":
-            model = ImplicitQuantileNetwork(ConvNet(FRAMES), actions.n, **hidden)
-            return make(policies.IQNPolicy, model, lr=5e-5)
+            return make(policies.IQNPolicy, implicit_quantiles(int(actions.n)), lr=5e-5)
     raise SystemExit(f"--algo must be dqn, rainbow, qrdqn or iqn, got {args.algo}")
 
 

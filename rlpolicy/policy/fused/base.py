@@ -101,8 +101,12 @@ class Learner(Trained):
         return self.net if self.old is None else self.old
 
     def descend(self, d: Tensor, max_grad_norm: float | None, tau: float = 0.0) -> None:
-        """One step from d, the gradient of the last forward pass's outputs, (B, U) or (B,); the copy follows by τ."""
-        self.net.backward(d.view(len(d), -1), self.adam.grad)
+        """One step from d, the gradient of the last forward pass's outputs, (B, U); the copy follows by τ."""
+        self.net.backward(d, self.adam.grad)
+        self.step(max_grad_norm, tau)
+
+    def step(self, max_grad_norm: float | None, tau: float = 0.0) -> None:
+        """One step from the gradient in ``adam.grad``; the copy follows by τ."""
         follower = None if self.old is None or tau == 0.0 else self.old.flat
         self.adam.step(follower, tau, max_grad_norm)
 
@@ -178,8 +182,9 @@ class FusedUpdate(ABC):
 
         :raises ValueError: they cannot be, or whole networks or optimisers of the policy were replaced.
         """
-        if any(owner.get(name) is not part for owner, name, part in self._parts):
-            raise ValueError("the policy has other networks or optimisers than before")
+        for owner, name, part in self._parts:
+            if owner.get(name) is not part:
+                raise ValueError("the policy has other networks or optimisers than before")
         for trained in self.trained:
             if not trained.bound:
                 trained.bind()
@@ -195,15 +200,21 @@ class FusedUpdate(ABC):
         obs_next = data["obs_next"]
         n_step = getattr(self.policy, self.n_step)
         if n_step == 1:
-            rew, factor = data["rew"], self.policy.gamma * ~np.asarray(data["terminated"])
+            running_on = ~np.asarray(data["terminated"])
+            rew, factor = data["rew"], np.multiply(running_on, self.policy.gamma, dtype=self._numpy_dtype)
         else:
             rew, factor, last = follow_steps(buffer, indices, self.policy.gamma, n_step)
             obs_next = buffer.get(last, "obs_next")
-        act = torch.as_tensor(data["act"])
+        act = data["act"]
+        act = torch.from_numpy(act) if type(act) is np.ndarray else torch.as_tensor(act)
+        if act.is_floating_point():
+            act = flat(act.to(self.dtype))
+        elif act.dtype is not torch.int64:
+            act = act.to(torch.int64)
         weight = data.get("weight")
         return Minibatch(
             flat(self._tensor(data["obs"])),
-            flat(act.to(self.dtype)) if act.is_floating_point() else act.to(torch.int64),
+            act,
             self._tensor(rew),
             self._tensor(factor),
             flat(self._tensor(obs_next)),
@@ -255,9 +266,3 @@ class FusedUpdate(ABC):
     def state(self) -> dict[str, Tensor]:
         """Everything that an update changes, by name."""
         return {name: vector for part in self.trained for name, vector in part.state().items()}
-
-
-def squared_error(td: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """L = 1/B Σ w δ² and its gradient by δ, 2 w δ / B."""
-    weighted = td if weight is None else weight * td
-    return torch.dot(weighted, td) / len(td), (2.0 / len(td)) * weighted

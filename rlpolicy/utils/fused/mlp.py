@@ -26,17 +26,25 @@ class Mlp:
     def __init__(self, chain: Chain, kernels: Kernels | None) -> None:
         self.flat = Flat(chain.places)
         self.dtype, self.n_in = self.flat.data.dtype, chain.layers[0].n_in
-        self._passes: _Torch | _Native
-        self._passes = _Torch(chain, self.flat) if kernels is None else _Native(chain, self.flat, kernels)
+        self.native = None if kernels is None else Native(chain, self.flat, kernels)
+        self._passes = self.native or _Torch(chain, self.flat)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, I) -> (B, U).
 
         :raises ValueError: x has another number of columns.
         """
+        return self._passes.forward(self.rows(x))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Inputs as a BLAS takes them: the numbers of a row side by side, the rows apart.
+
+        :raises ValueError: x has another number of columns.
+        """
         if x.shape[1] != self.n_in:
             raise InvalidArgument(f"the network takes {self.n_in} numbers per row, got {tuple(x.shape)}")
-        return self._passes.forward(x)
+        is_taken = x.is_contiguous() or (x.stride(1) == 1 and x.stride(0) >= self.n_in)
+        return x if is_taken else x.clone(memory_format=torch.contiguous_format)
 
     def backward(self, d: Tensor, grad: Tensor) -> None:
         """The parameters' gradient, written to ``grad``, from d, that of the last call's outputs, (B, U)."""
@@ -50,7 +58,7 @@ class Mlp:
         self._passes.backward(d, None, out, first)
 
 
-class _Native:
+class Native:
     """By ``kernels.cpp``. Vectors stay where they are, so their addresses are asked for once."""
 
     def __init__(self, chain: Chain, flat: Flat, kernels: Kernels) -> None:
@@ -58,18 +66,22 @@ class _Native:
         self.spec, self.data = chain.spec(), flat.data
         self.where = address(self.spec), address(self.data)
         self.units = [layer.n_out for layer in chain.layers]
-        self.widest = max(*self.units, chain.layers[0].n_in)
+        self.n_in = chain.layers[0].n_in
+        self.widest = max(*self.units, self.n_in)
         self.rooms: dict[int, _Room] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.stride(0) < x.shape[1] or x.stride(1) != 1:  # a BLAS takes rows that are apart, but no others
-            x = x.clone(memory_format=torch.contiguous_format)
-        self.x, rows = x, x.shape[0]
+    def room(self, rows: int) -> "_Room":
+        """Memory for a pass of as many rows."""
         room = self.rooms.get(rows)
         if room is None:
             if len(self.rooms) == MANY:
                 self.rooms.clear()
             room = self.rooms[rows] = _Room(self.data, rows, self.units, self.widest)
+        return room
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.x, rows = x, x.shape[0]
+        room = self.room(rows)
         spec, params = self.where
         self.kernels.forward(spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at)
         return room.last

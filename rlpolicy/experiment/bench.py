@@ -19,7 +19,7 @@ from rlpolicy.utils.folder import write_file
 
 EVALUATION_SEED = 1_000_003
 """Of its environments: none of those of training and tests."""
-EVALUATION_ENVS = 10
+EVALUATION_ENVS = 100
 """With the seed they say which episodes these are: the same ones for all runs, whatever their configs test in."""
 
 

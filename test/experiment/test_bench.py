@@ -10,7 +10,15 @@ import pytest
 import rlpolicy
 from rlpolicy.experiment import ExperimentConfig, RunFolder, algorithms, cli
 from rlpolicy.experiment import bench as module
-from rlpolicy.experiment.bench import EVALUATION_SEED, Result, bench, suite_configs, table, write_results
+from rlpolicy.experiment.bench import (
+    EVALUATION_ENVS,
+    EVALUATION_SEED,
+    Result,
+    bench,
+    suite_configs,
+    table,
+    write_results,
+)
 from rlpolicy.experiment.evaluate import evaluate
 from rlpolicy.experiment.presets import PRESETS
 from rlpolicy.experiment.references import EPISODES, SUITES, Entry, Reference
@@ -90,7 +98,9 @@ def test_bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     logdir = str(tmp_path / "runs")
     (first,) = bench([ENTRY], [0, 1], 2, logdir, episodes=3, changes=TINY)
     folders = [RunFolder.open(tmp_path / "runs" / f"dqn_CartPole-v1_seed{seed}") for seed in (0, 1)]
-    expected = [float(evaluate(folder, 3, seed=EVALUATION_SEED).returns.mean()) for folder in folders]
+    expected = [
+        float(evaluate(folder, 3, seed=EVALUATION_SEED, test_envs=EVALUATION_ENVS).returns.mean()) for folder in folders
+    ]
     assert (first.returns, first.steps, first.seeds) == (expected, 16, [0, 1])
     assert first.iqm == pytest.approx(np.mean(expected))
     assert first.interval == pytest.approx(bootstrap_interval(np.array([expected]))[0].tolist())

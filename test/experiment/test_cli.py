@@ -17,8 +17,8 @@ from rlpolicy.experiment.experiment import make_policy
 
 SMALL = ["--max-epoch", "2", "--step-per-epoch", "8", "--batch-size", "4", "--hidden-sizes", "8", "--train-envs", "2"]
 SMALL += ["--test-envs", "1", "--episode-per-test", "1", "--learning-starts", "2", "--random-steps", "0"]
+SMALL += ["--lr-schedule", "constant"]  # one that falls ends with max_epoch: a shorter run is no beginning of it
 SMALL += ["--log-interval", "1", "--checkpoint-every", "4", "--no-tensorboard"]
-SMALL += ["--lr-schedule", "constant"]  # one that falls ends with max_epoch, so that a shorter run is no beginning of it
 RUN = "runs/ddpg_Pendulum-v1_seed1"
 
 

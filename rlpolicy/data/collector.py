@@ -41,7 +41,7 @@ class Ready(NamedTuple):
     """Recurrent state of the policy after the last step, leaves of shape (k, ...), or None."""
 
 
-Sent = tuple[np.ndarray, dict[str, Any], tuple[Any, ...]]
+Sent = tuple[np.ndarray, dict[str, Any], Any, tuple[Any, ...]]
 
 
 class Ended(NamedTuple):
@@ -297,9 +297,8 @@ class Collector:
         :param left: random actions, for a collect that lacks so many transitions; 0: the policy's.
         :return: the environments that are ready next, the number of transitions stored, episodes that ended.
         """
-        frame, action = self._act(ready, left)
-        ids, frame, results = self._send(ready.ids, frame, action)
-        state = frame.pop("state")
+        frame, state, action = self._act(ready, left)
+        ids, frame, state, results = self._send(ready.ids, frame, state, action)
         fresh = getattr(self.env, "reset_rows", None)
         if fresh is None:
             ready, ended = self._store(ids, frame, results, state, render, gym_reset_kwargs)
@@ -322,7 +321,7 @@ class Collector:
     ) -> tuple[Ready, Ended | None]:
         """Store what a step brought, and reset the environments that finish."""
         obs_next, rew, terminated, truncated, infos = results
-        obs_next, info = as_rows(obs_next), self._info_columns(infos, ids)
+        obs_next, info = as_rows(obs_next), _info_columns(infos, ids)
         if self.check_finite and not are_finite(obs_next, rew):
             self._raise_not_finite(ids, obs_next=obs_next, rew=rew)
         done = np.logical_or(terminated, truncated)
@@ -340,7 +339,7 @@ class Collector:
         _, ep_rew, ep_len, _ = self._buffer.add(Batch.wrap(frame), buffer_ids=ids)
         if True not in done.tolist():
             return Ready(ids, obs_next, info, state), None
-        ended = np.flatnonzero(done)
+        ended = done.nonzero()[0]
         returns = ep_rew[ended] if self._shaped is None else self._shaped.end(ids[ended])
         obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
         return Ready(ids, obs_next, info, state), Ended(ended, returns, ep_len[ended])
@@ -379,11 +378,11 @@ class Collector:
         obs = put_rows(spread_rows(obs, began, n), kept, others.obs)
         return Ready(ids, obs, put_rows(spread_rows(info, began, n), kept, others.info), state), ended
 
-    def _act(self, ready: Ready, left: int) -> tuple[dict[str, Any], Any]:
-        """What is known of this step so far (obs, act, policy, state), and the action for the environments."""
+    def _act(self, ready: Ready, left: int) -> tuple[dict[str, Any], Any, Any]:
+        """What is known of this step so far (obs, act, policy), the policy's state, the action for the environments."""
         if left:
             act, action = self._random.next(self.policy, ready.ids, left)
-            return {"obs": ready.obs, "act": act, "policy": Batch.wrap({}), "state": None}, action
+            return {"obs": ready.obs, "act": act, "policy": Batch.wrap({})}, None, action
         batch = Batch.wrap({"obs": ready.obs, "info": ready.info})
         result = self.policy(batch, ready.state)
         act = result.act
@@ -397,20 +396,11 @@ class Collector:
         state = result.get("state", None)
         if state is not None:
             extra.hidden_state = state
-        return {"obs": ready.obs, "act": act, "policy": extra, "state": state}, self.policy.map_action(act)
+        return {"obs": ready.obs, "act": act, "policy": extra}, state, self.policy.map_action(act)
 
-    def _send(self, ids: np.ndarray, frame: dict[str, Any], action: Any) -> Sent:
-        """Step the environments: whose results these are, what they had been asked, and the results."""
-        return ids, frame, self.env.step(action, None if ids is self._all else ids)
-
-    @staticmethod
-    def _info_columns(infos: Any, ids: np.ndarray) -> Batch:
-        """The infos of a step as columns."""
-        items = infos.tolist() if isinstance(infos, np.ndarray) else list(infos)
-        for info in items:
-            if len(info) != 1 or "env_id" not in info:
-                return stack_dicts(items)
-        return Batch.wrap({"env_id": ids.copy()})  # environments that say nothing: only the id that was added
+    def _send(self, ids: np.ndarray, frame: dict[str, Any], state: Any, action: Any) -> Sent:
+        """Step the environments: whose results these are, what they had been asked with which state, the results."""
+        return ids, frame, state, self.env.step(action, None if ids is self._all else ids)
 
     def _restart(
         self,
@@ -508,16 +498,26 @@ class AsyncCollector(Collector):
         super().reset_env(gym_reset_kwargs)
         self._asked = None
 
-    def _send(self, ids: np.ndarray, frame: dict[str, Any], action: Any) -> Sent:
+    def _send(self, ids: np.ndarray, frame: dict[str, Any], state: Any, action: Any) -> Sent:
         """Step the ready environments; the results that come back may be those of others asked earlier."""
-        asked = Batch.wrap({key: value for key, value in frame.items() if value is not None})
+        asked = Batch.wrap(frame if state is None else {**frame, "state": state})
         if self._asked is None:
             self._asked = asked if len(ids) == self.env_num else spread_rows(asked, ids, self.env_num)
         else:
             self._asked = put_rows(self._asked, ids, asked)
         results = self.env.step(action, ids)
         back = np.array([info["env_id"] for info in results[4]], np.int64)
-        return back, {"state": None, **self._asked[back].__dict__}, results
+        frame = self._asked[back].__dict__
+        return back, frame, frame.pop("state", None), results
+
+
+def _info_columns(infos: Any, ids: np.ndarray) -> Batch:
+    """The infos of a step as columns."""
+    items = infos.tolist() if isinstance(infos, np.ndarray) else list(infos)
+    for info in items:
+        if len(info) != 1 or "env_id" not in info:
+            return stack_dicts(items)
+    return Batch.wrap({"env_id": ids.copy()})  # environments that say nothing: only the id that was added
 
 
 def _take(ready: Ready, rows: np.ndarray) -> Ready:

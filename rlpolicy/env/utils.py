@@ -87,13 +87,13 @@ def wrap_ids(id: Ids | Iterable[int], env_num: int) -> list[int]:
 
     :raises IndexError: an id outside of 0..env_num - 1.
     """
-    if isinstance(id, int | np.integer):
-        ids = [int(id)]
-    elif isinstance(id, np.ndarray):
-        if id.dtype == np.bool_:
+    if isinstance(id, np.ndarray):
+        if id.dtype.kind == "b":
             raise InvalidArgument("ids must be integers, got a bool mask: use np.flatnonzero(mask)")
         # object arrays of ids come from Batch(info).env_id
-        ids = id.tolist() if id.dtype != object else [int(i) for i in id]
+        ids = id.tolist() if id.dtype.kind != "O" else [int(i) for i in id]
+    elif isinstance(id, int | np.integer):
+        ids = [int(id)]
     else:
         ids = [int(i) for i in id]
     if ids and (min(ids) < 0 or max(ids) >= env_num):
@@ -189,10 +189,7 @@ def collate(ids: Sequence[int], results: Sequence[Any], stack_dicts: bool = Fals
 
 def tag_infos(ids: Sequence[int], infos: Iterable[dict[str, Any]]) -> NDArray[Any]:
     """Object array of infos with ``env_id`` added, in new dicts: an environment may reuse its own."""
-    tagged = np.empty(len(ids), object)
-    for row, (i, info) in enumerate(zip(ids, infos, strict=True)):
-        tagged[row] = {**info, "env_id": i}
-    return tagged
+    return object_array([{**info, "env_id": i} for i, info in zip(ids, infos, strict=True)])
 
 
 def checked_reset(result: Any) -> tuple[Any, dict[str, Any]]:

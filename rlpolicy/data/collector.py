@@ -3,7 +3,7 @@
 import inspect
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, take_rows, 
 from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.env.tensor_env import gives_tensors
+from rlpolicy.env.utils import object_array
 from rlpolicy.utils.errors import InvalidArgument, NonFinite
 
 __all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
@@ -123,6 +124,18 @@ class Collector:
 
         self.__class__ = TensorCollector  # not __new__, which would hide the signature
         TensorCollector.__init__(cast(TensorCollector, self), *args, **kwargs)
+
+    @property
+    def env(self) -> Any:
+        """The environments."""
+        return self._env
+
+    @env.setter
+    def env(self, env: Any) -> None:
+        self._env = env
+        names = None if self._is_async else _parameter_names(getattr(env, "step", None))
+        self._step_options: dict[str, Any] = {"tag": False} if names and "tag" in names else {}
+        """Where the environments offer it, infos come without ``env_id``, which saves time."""
 
     @property
     def buffer(self) -> ReplayBuffer:
@@ -299,7 +312,7 @@ class Collector:
         """
         frame, state, action = self._act(ready, left)
         ids, frame, state, results = self._send(ready.ids, frame, state, action)
-        fresh = getattr(self.env, "reset_rows", None)
+        fresh = getattr(self._env, "reset_rows", None)
         if fresh is None:
             ready, ended = self._store(ids, frame, results, state, render, gym_reset_kwargs)
             stored = len(ids)
@@ -321,7 +334,8 @@ class Collector:
     ) -> tuple[Ready, Ended | None]:
         """Store what a step brought, and reset the environments that finish."""
         obs_next, rew, terminated, truncated, infos = results
-        obs_next, info = as_rows(obs_next), _info_columns(infos, ids)
+        obs_next = as_rows(obs_next)
+        info = _tagged_columns(infos, ids) if self._step_options else _columns(infos, ids)
         if self.check_finite and not are_finite(obs_next, rew):
             self._raise_not_finite(ids, obs_next=obs_next, rew=rew)
         done = np.logical_or(terminated, truncated)
@@ -364,12 +378,12 @@ class Collector:
             self._shaped.end(ids[began])
         if self.exploration_noise:
             self._restart_noise(began)
-        rows = as_rows(results[0])
-        obs, info = self._first_rows(ids[began], rows[began], stack_dicts(list(results[4][began])))
+        rows, infos = as_rows(results[0]), object_array(results[4])
+        obs, info = self._first_rows(ids[began], rows[began], stack_dicts(list(infos[began])))
         state = zero_rows(state, began)
         if not len(kept):
             return Ready(ids, obs, info, state), None
-        parts = rows[kept], *(part[kept] for part in results[1:])
+        parts = rows[kept], *(part[kept] for part in (*results[1:4], infos))
         others, ended = self._store(ids[kept], Batch.wrap(frame)[kept].__dict__, parts, None, *args)
         if ended is not None:
             ended = ended._replace(rows=kept[ended.rows])
@@ -400,7 +414,7 @@ class Collector:
 
     def _send(self, ids: np.ndarray, frame: dict[str, Any], state: Any, action: Any) -> Sent:
         """Step the environments: whose results these are, what they had been asked with which state, the results."""
-        return ids, frame, state, self.env.step(action, None if ids is self._all else ids)
+        return ids, frame, state, self._env.step(action, None if ids is self._all else ids, **self._step_options)
 
     def _restart(
         self,
@@ -511,7 +525,14 @@ class AsyncCollector(Collector):
         return back, frame, frame.pop("state", None), results
 
 
-def _info_columns(infos: Any, ids: np.ndarray) -> Batch:
+def _tagged_columns(infos: Sequence[dict[str, Any]], ids: np.ndarray) -> Batch:
+    """The infos of a step as columns, with ``env_id``, which they lack."""
+    if any(infos):
+        return stack_dicts([{**info, "env_id": i} for info, i in zip(infos, ids.tolist(), strict=True)])
+    return Batch.wrap({"env_id": ids.copy()})
+
+
+def _columns(infos: Any, ids: np.ndarray) -> Batch:
     """The infos of a step as columns."""
     items = infos.tolist() if isinstance(infos, np.ndarray) else list(infos)
     for info in items:

@@ -169,8 +169,8 @@ def _stack_tree(obs: Sequence[Any]) -> Any:
     return stack_obs(obs)
 
 
-def collate(ids: Sequence[int], results: Sequence[Any], stack_dicts: bool = False) -> tuple[Any, ...]:
-    """Step results of single environments, in the order of ids, as (obs, rew, terminated, truncated, info)."""
+def collate(results: Sequence[Any], stack_dicts: bool = False) -> tuple[Any, ...]:
+    """Step results of single environments as (obs, rew, terminated, truncated, infos), infos a sequence of dicts."""
     try:
         obs, rew, terminated, truncated, infos = zip(*results, strict=True)
     except ValueError:
@@ -183,7 +183,7 @@ def collate(ids: Sequence[int], results: Sequence[Any], stack_dicts: bool = Fals
         np.array(rew, np.float64),
         np.array(terminated, np.bool_),
         np.array(truncated, np.bool_),
-        tag_infos(ids, infos),
+        infos,
     )
 
 

@@ -99,7 +99,8 @@ class Rings:
             self._shape_rewards(rew.shape[1:])
         # views of the state when ids are all segments, copies to be written back when they are some
         ep_rew, written, begun = self.ep_rew[ids], self.written[ids], self.begun[ids]
-        ep_start = self.start[ids] + begun % self._modulus[ids]
+        ep_start = begun % self._modulus[ids]
+        ep_start += self.start[ids]
         ep_rew += rew
         written += 1
         returned, length = np.zeros(ep_rew.shape), np.zeros(len(written), np.int64)
@@ -118,11 +119,12 @@ class Rings:
 
         :return: the slot, and what :meth:`advance` returns, as arrays of length 1.
         """
-        if isinstance(rew, np.ndarray) and self.ep_rew.shape[1:] != rew.shape:
-            self._shape_rewards(rew.shape)
+        if type(rew) is not float and self.ep_rew.shape[1:] != np.shape(rew):
+            self._shape_rewards(np.shape(rew))
         begun, written, ep_rew = self.begun.item(i), self.written.item(i) + 1, self.ep_rew
         at, length, ep_start = ZERO.copy(), ZERO.copy(), ZERO.copy()  # quicker than np.array([number])
-        at[0], ep_start[0] = slot, self._starts[i] + begun % self._moduli[i]
+        at[0] = slot
+        ep_start[0] = self._starts[i] + begun % self._moduli[i]
         self.written[i] = written
         ep_rew[i] += rew
         if not done:

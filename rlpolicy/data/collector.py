@@ -204,7 +204,7 @@ class Collector:
     def _reset_rows(self, ids: np.ndarray, gym_reset_kwargs: dict[str, Any] | None) -> tuple[Any, Batch]:
         """Start new episodes in some environments: their first observations and infos."""
         obs, infos = self.env.reset(ids, **(gym_reset_kwargs or {}))
-        return self._first_rows(ids, as_rows(obs), stack_dicts(list(infos)))
+        return self._first_rows(ids, as_rows(obs), stack_dicts(list(infos)) if any(infos) else Batch.wrap({}))
 
     def _first_rows(self, ids: np.ndarray, rows: Any, info: Batch) -> tuple[Any, Batch]:
         """First observations and infos of episodes, checked and preprocessed."""
@@ -339,8 +339,12 @@ class Collector:
         if self.check_finite and not are_finite(obs_next, rew):
             self._raise_not_finite(ids, obs_next=obs_next, rew=rew)
         done = np.logical_or(terminated, truncated)
-        frame["rew"], frame["terminated"], frame["truncated"], frame["done"] = rew, terminated, truncated, done
-        frame["obs_next"], frame["info"] = obs_next, info
+        frame["rew"] = rew
+        frame["terminated"] = terminated
+        frame["truncated"] = truncated
+        frame["done"] = done
+        frame["obs_next"] = obs_next
+        frame["info"] = info
         if self.preprocess_fn is not None:
             names = ("obs_next", "rew", "done", "terminated", "truncated", "info", "policy", "act")
             frame.update(self._preprocess(env_id=ids, **{name: frame[name] for name in names}))

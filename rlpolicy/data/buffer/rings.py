@@ -105,9 +105,11 @@ class Rings:
         written += 1
         returned, length = np.zeros(ep_rew.shape), np.zeros(len(written), np.int64)
         if True in done.tolist():
-            returned[done], length[done] = ep_rew[done], written[done] - begun[done]
-            ep_rew[done] = 0.0
-            begun[done] = written[done]
+            ended = done.nonzero()[0]
+            returned[ended] = ep_rew[ended]
+            length[ended] = written[ended] - begun[ended]
+            ep_rew[ended] = 0.0
+            begun[ended] = written[ended]
         if not isinstance(ids, slice):
             self.ep_rew[ids], self.written[ids], self.begun[ids] = ep_rew, written, begun
         return returned, length, ep_start

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-ZERO, ZERO_REW = np.zeros(1, np.int64), np.zeros(1)
+ZERO, ONE, ZERO_REW = np.zeros(1, np.int64), np.ones(1, np.int64), np.zeros(1)
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -79,6 +79,8 @@ class Rings:
 
     def next_slots(self, ids: IntArray | slice) -> IntArray:
         """Storage indices of the rows that the next transition of each segment in ``ids`` is written to."""
+        if isinstance(ids, slice):
+            return self.written % self._modulus + self.start
         return self.start[ids] + self.written[ids] % self._modulus[ids]
 
     def next_slot(self, i: int) -> int:
@@ -97,12 +99,12 @@ class Rings:
         """
         if rew.ndim > 1 and self.ep_rew.shape[1:] != rew.shape[1:]:
             self._shape_rewards(rew.shape[1:])
-        # views of the state when ids are all segments, copies to be written back when they are some
-        ep_rew, written, begun = self.ep_rew[ids], self.written[ids], self.begun[ids]
-        ep_start = begun % self._modulus[ids]
-        ep_start += self.start[ids]
+        # the state itself when ids are all segments, copies to be written back when they are some
+        state = self.ep_rew, self.written, self.begun, self.start, self._modulus
+        ep_rew, written, begun, start, modulus = state if isinstance(ids, slice) else (part[ids] for part in state)
+        ep_start = begun % modulus + start
         ep_rew += rew
-        written += 1
+        written += ONE
         returned, length = np.zeros(ep_rew.shape), np.zeros(len(written), np.int64)
         if True in done.tolist():
             ended = done.nonzero()[0]

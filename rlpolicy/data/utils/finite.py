@@ -20,7 +20,11 @@ def are_finite(*values: Any) -> bool:
                 return False
         elif value.dtype.kind == "f":
             flat = value.ravel()
-            total += sum(flat.tolist()) if flat.size <= FEW else float(flat.dot(flat))
+            if flat.size <= FEW:
+                total += sum(flat.tolist())
+            else:
+                flat = flat.astype(np.float32) if flat.itemsize == 2 else flat  # 256 * 256 is too much for float16
+                total += float(flat.dot(flat))
     # a sum that has overflowed says nothing
     return isfinite(total) or all(np.isfinite(v).all() for v in values if type(v) is np.ndarray and v.dtype.kind == "f")
 

@@ -102,7 +102,7 @@ class Rings:
         # the state itself when ids are all segments, copies to be written back when they are some
         state = self.ep_rew, self.written, self.begun, self.start, self._modulus
         ep_rew, written, begun, start, modulus = state if isinstance(ids, slice) else (part[ids] for part in state)
-        ep_start = begun % modulus + start
+        ep_start: IntArray = begun % modulus + start
         ep_rew += rew
         written += ONE
         returned, length = np.zeros(ep_rew.shape), np.zeros(len(written), np.int64)

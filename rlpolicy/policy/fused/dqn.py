@@ -29,6 +29,6 @@ class FusedDQN(FusedUpdate):
         # L = 1/B Σ w ℓ(y - Q(s, a))
         loss, td = q_gradient(q.net, q.target, judge, *data, policy.clip_loss_grad, q.adam.grad)
         policy._before_step()  # y is still of the copy as it was
-        q.adam.step(max_grad_norm=policy.max_grad_norm)
+        q.step(policy.max_grad_norm)
         policy._after_step()
         return DQNTrainingStats(loss=loss), td

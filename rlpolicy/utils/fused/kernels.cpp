@@ -1,5 +1,6 @@
-// What a small network spends its time on, each in one call: a multi-layer perceptron forward and backward, and a
-// step of Adam over a flat vector of parameters. Matrix products are those of the BLAS inside torch.
+// What a small network spends its time on, each in one call: a multi-layer perceptron forward and backward, the losses
+// of Q-learning and of critics with their gradients, the squashed Gaussian, and a step of Adam over a flat vector of
+// parameters. Matrix products are those of the BLAS inside torch.
 //
 // Arrays are row-major. A network's parameters lie in one vector: of each layer the weights (out, in), then the
 // biases (out). `spec` describes it: number of layers, sizes (layers + 1 numbers), activation behind each layer.
@@ -88,6 +89,27 @@ void forward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* 
   }
 }
 
+// Memory of this thread for one purpose, good until it is asked for again.
+enum Purpose { layers, joined, passed_back, of_outputs, lowest_values, shares };
+template <class T, Purpose>
+T* memory(int64_t size) {
+  static thread_local std::vector<T> numbers;
+  if (int64_t(numbers.size()) < size) numbers.resize(size);
+  return numbers.data();
+}
+
+// How many outputs all layers but the last, or all layers, have.
+int64_t hidden(const int64_t* spec, int rows) {
+  const Layers net(spec);
+  int64_t size = 0;
+  for (int l = 0; l < net.n - 1; l++) size += int64_t(rows) * net.out(l);
+  return size;
+}
+int64_t outputs(const int64_t* spec, int rows) {
+  const Layers net(spec);
+  return hidden(spec, rows) + int64_t(rows) * net.out(net.n - 1);
+}
+
 // d <- d * activation'(.), written with the activation's output h; h's rows are chosen by `row`.
 template <class T>
 void through_activation(int64_t activation, T* d, const T* h, const int* row, int rows, int n) {
@@ -105,14 +127,14 @@ void through_activation(int64_t activation, T* d, const T* h, const int* row, in
 // of the input's columns from `first` on, added to dx. There only rows with a gradient are looked at.
 template <class T>
 void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs, const T* d_out, T* grads,
-              T* dx, int first, T* scratch) {
+              T* dx, int first) {
   const Layers net(spec);
   int64_t n_params = 0, n_outs = 0;
   for (int l = 0; l < net.n; l++) n_params += int64_t(net.in(l) + 1) * net.out(l), n_outs += int64_t(rows) * net.out(l);
   const int last = net.out(net.n - 1);
   static thread_local std::vector<int> row;
   row.clear();
-  T *d = scratch, *spare = scratch + int64_t(rows) * net.widest;
+  T *d = memory<T, passed_back>(int64_t(2) * rows * net.widest), *spare = d + int64_t(rows) * net.widest;
   for (int r = 0; r < rows; r++) {
     const T* from = d_out + int64_t(r) * last;
     bool any = grads != nullptr;
@@ -168,14 +190,12 @@ void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, co
 template <class T>
 double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, const T* p_judge, const T* x, int ldx,
                   const T* x_next, int ldx_next, const int64_t* act, const T* rew, const T* factor, const T* weight,
-                  int huber, T* outs, T* grads, T* error, T* scratch) {
+                  int huber, T* grads, T* error) {
   const Layers net(spec);
   const int n = net.out(net.n - 1);
-  T* q = outs;
-  for (int l = 0; l < net.n - 1; l++) q += int64_t(rows) * net.out(l);
-  static thread_local std::vector<int> best;
-  static thread_local std::vector<T> d;
-  best.resize(rows);
+  T *outs = memory<T, layers>(outputs(spec, rows)), *d = memory<T, of_outputs>(int64_t(rows) * n);
+  const T* q = outs + hidden(spec, rows);
+  int* best = memory<int, of_outputs>(rows);
   for (int r = 0; r < rows; r++)
     if (act[r] < 0 || act[r] >= n) return -HUGE_VAL;
 
@@ -185,7 +205,7 @@ double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, 
   for (int r = 0; r < rows; r++) error[r] = rew[r] + factor[r] * q[best[r]];
 
   forward<T>(spec, rows, p, x, ldx, outs);
-  d.assign(int64_t(rows) * n, T(0));
+  std::fill(d, d + int64_t(rows) * n, T(0));
   double loss = 0;
   for (int r = 0; r < rows; r++) {
     const int64_t chosen = int64_t(r) * n + act[r];
@@ -195,8 +215,124 @@ double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, 
     loss += w * (huber ? slope * (e - slope / 2) : e * e);
     d[chosen] = -w * slope / rows;
   }
-  backward<T>(spec, rows, p, x, ldx, outs, d.data(), grads, nullptr, 0, scratch);
+  backward<T>(spec, rows, p, x, ldx, outs, d, grads, nullptr, 0);
   return loss / rows;
+}
+
+// Critics: k networks that see [s, a], a state of `n_obs` numbers and an action, and say one number. Their specs,
+// parameters and gradients are lists of k.
+template <class T>
+const T* join(int n_in, int rows, const T* obs, int ld_obs, int n_obs, const T* act, int ld_act) {
+  T *x = memory<T, joined>(int64_t(rows) * n_in), *to = x;
+  for (int r = 0; r < rows; r++, obs += ld_obs, act += ld_act)
+    to = std::copy(act, act + n_in - n_obs, std::copy(obs, obs + n_obs, to));
+  return x;
+}
+
+// q[r] = min_i Q_i(s, a)
+template <class T>
+void least(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
+           const T* act, int ld_act, T* q) {
+  const int n_in = Layers(spec[0]).in(0);
+  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
+  for (int i = 0; i < k; i++) {
+    T* outs = memory<T, layers>(outputs(spec[i], rows));
+    forward<T>(spec[i], rows, p[i], x, n_in, outs);
+    const T* qi = outs + hidden(spec[i], rows);
+    for (int r = 0; r < rows; r++) q[r] = i ? std::min(q[r], qi[r]) : qi[r];
+  }
+}
+
+// L_i = 1/B sum w (Q_i(s, a) - y)^2 and its gradient by the parameters of Q_i; error[r] = 1/k sum_i Q_i(s, a) - y
+template <class T>
+void regress(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
+             const T* act, int ld_act, const T* y, const T* weight, T* const* grads, double* losses, T* error) {
+  const int n_in = Layers(spec[0]).in(0);
+  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
+  T* d = memory<T, of_outputs>(rows);
+  std::fill(error, error + rows, T(0));
+  for (int i = 0; i < k; i++) {
+    T* outs = memory<T, layers>(outputs(spec[i], rows));
+    forward<T>(spec[i], rows, p[i], x, n_in, outs);
+    const T* q = outs + hidden(spec[i], rows);
+    double loss = 0;
+    for (int r = 0; r < rows; r++) {
+      const T e = q[r] - y[r], we = weight ? weight[r] * e : e;
+      loss += we * e, error[r] += e / k, d[r] = 2 * we / rows;
+    }
+    losses[i] = loss / rows;
+    backward<T>(spec[i], rows, p[i], x, n_in, outs, d, grads[i], nullptr, 0);
+  }
+}
+
+// L = -1/B sum min_i Q_i(s, a) and its gradient by a, (rows, A). Critics that are equal share it, as amin does.
+template <class T>
+double ascend(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
+              const T* act, int ld_act, T* d_act) {
+  const int n_in = Layers(spec[0]).in(0);
+  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
+  int64_t size = 0;
+  for (int i = 0; i < k; i++) size += outputs(spec[i], rows);
+  T *d = memory<T, of_outputs>(rows), *lowest = memory<T, lowest_values>(rows), *share = memory<T, shares>(rows);
+  T* outs = memory<T, layers>(size);
+  for (int i = 0; i < k; outs += outputs(spec[i++], rows)) {
+    forward<T>(spec[i], rows, p[i], x, n_in, outs);
+    const T* q = outs + hidden(spec[i], rows);
+    for (int r = 0; r < rows; r++) {
+      share[r] = i && q[r] >= lowest[r] ? share[r] + (q[r] == lowest[r]) : 1;
+      lowest[r] = i ? std::min(lowest[r], q[r]) : q[r];
+    }
+  }
+  double sum = 0;
+  for (int r = 0; r < rows; r++) sum += lowest[r];
+  std::fill(d_act, d_act + int64_t(rows) * (n_in - n_obs), T(0));
+  outs = memory<T, layers>(size);
+  for (int i = 0; i < k; outs += outputs(spec[i++], rows)) {
+    const T* q = outs + hidden(spec[i], rows);
+    for (int r = 0; r < rows; r++) d[r] = q[r] == lowest[r] ? -1 / (share[r] * rows) : T(0);
+    backward<T>(spec[i], rows, p[i], x, n_in, outs, d, nullptr, d_act, n_obs);
+  }
+  return -sum / rows;
+}
+
+// tanh u and log(d tanh u / du) = log(1 - tanh^2 u), both accurate for every u: with t = e^(-2|u|) they are
+// +-(1 - t) / (1 + t) and 2 (log 2 - |u| - log(1 + t)).
+template <class T>
+T squashed(T u, T* log_slope) {
+  const T minus = std::expm1(-2 * std::fabs(u));  // t - 1
+  *log_slope = 2 * (T(M_LN2) - std::fabs(u) - std::log(2 + minus));
+  return std::copysign(minus / (2 + minus), u);
+}
+
+// a = tanh u, u = mu + sigma eps, and log pi(a) = sum log N(u; mu, sigma) - log(1 - tanh^2 u), of rows [mu, log sigma].
+template <class T>
+void squash(int rows, int n, const T* out, const T* noise, double low, double high, T* act, T* log_prob) {
+  const T constant = T(0.5 * std::log(2 * M_PI));
+  for (int r = 0; r < rows; r++, out += 2 * n, noise += n, act += n) {
+    T sum = 0;
+    for (int c = 0; c < n; c++) {
+      const T log_sigma = std::min(std::max(out[n + c], T(low)), T(high));
+      T log_slope;
+      act[c] = squashed(out[c] + std::exp(log_sigma) * noise[c], &log_slope);
+      sum -= log_sigma + constant + noise[c] * noise[c] / 2 + log_slope;
+    }
+    log_prob[r] = sum;
+  }
+}
+
+// The gradient of alpha/B sum log pi(a) + L by [mu, log sigma], (rows, 2n), from dL/da: with u = mu + sigma eps,
+// dL/du = 2 alpha/B tanh u + dL/da (1 - tanh^2 u), and dL/dlog sigma = dL/du sigma eps - alpha/B inside its limits.
+template <class T>
+void squash_gradient(int rows, int n, const T* out, const T* noise, double low, double high, const T* act,
+                     const T* d_act, double alpha, T* d_out) {
+  const T share = T(alpha / rows);
+  for (int r = 0; r < rows; r++, out += 2 * n, noise += n, act += n, d_act += n, d_out += 2 * n)
+    for (int c = 0; c < n; c++) {
+      const T log_sigma = out[n + c];
+      const bool inside = log_sigma >= T(low) && log_sigma <= T(high);
+      const T d = d_out[c] = d_act[c] * (1 - act[c] * act[c]) + 2 * share * act[c];
+      d_out[n + c] = inside ? d * std::exp(log_sigma) * noise[c] - share : T(0);
+    }
 }
 
 // One step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1), in the order of torch's operations; `l2` adds to the
@@ -218,30 +354,28 @@ void adam(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double
     for (int64_t i = 0; i < n; i++) target[i] += t * (p[i] - target[i]);
 }
 
+template <auto f>
+struct Guarded;
+template <class Result, class... Arguments, Result (*f)(Arguments...)>
+struct Guarded<f> {
+  static Result call(Arguments... arguments) {
+    const FlushToZero guard;
+    return f(arguments...);
+  }
+};
+
 }  // namespace
 
-#define EXPORT(NAME, T)                                                                                              \
-  extern "C" void forward_##NAME(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* outs) {          \
-    const FlushToZero guard;                                                                                         \
-    forward<T>(spec, rows, p, x, ldx, outs);                                                                         \
-  }                                                                                                                  \
-  extern "C" void backward_##NAME(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs,     \
-                                  const T* d, T* grads, T* dx, int first, T* scratch) {                              \
-    const FlushToZero guard;                                                                                         \
-    backward<T>(spec, rows, p, x, ldx, outs, d, grads, dx, first, scratch);                                          \
-  }                                                                                                                  \
-  extern "C" double q_gradient_##NAME(const int64_t* spec, int rows, const T* p, const T* p_target, const T* p_judge,  \
-                                      const T* x, int ldx, const T* x_next, int ldx_next, const int64_t* act,        \
-                                      const T* rew, const T* factor, const T* weight, int huber, T* outs, T* grads,  \
-                                      T* error, T* scratch) {                                                        \
-    const FlushToZero guard;                                                                                         \
-    return q_gradient<T>(spec, rows, p, p_target, p_judge, x, ldx, x_next, ldx_next, act, rew, factor, weight, huber, \
-                         outs, grads, error, scratch);                                                               \
-  }                                                                                                                  \
-  extern "C" void adam_##NAME(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double step, double lr, \
-                              double beta1, double beta2, double eps, double l2, double decay) {                     \
-    const FlushToZero guard;                                                                                         \
-    adam<T>(n, p, g, m, v, target, tau, step, lr, beta1, beta2, eps, l2, decay);                                     \
-  }
-EXPORT(f32, float)
-EXPORT(f64, double)
+// Where a function for each dtype lies, under a name that a loader finds.
+#define EXPORT(NAME)                                                       \
+  extern "C" void* const NAME##_f32 = (void*)&Guarded<&NAME<float>>::call; \
+  extern "C" void* const NAME##_f64 = (void*)&Guarded<&NAME<double>>::call;
+EXPORT(forward)
+EXPORT(backward)
+EXPORT(q_gradient)
+EXPORT(least)
+EXPORT(regress)
+EXPORT(ascend)
+EXPORT(squash)
+EXPORT(squash_gradient)
+EXPORT(adam)

@@ -26,7 +26,7 @@ class Mlp:
     def __init__(self, chain: Chain, kernels: Kernels | None) -> None:
         self.flat = Flat(chain.places)
         self.dtype, self.n_in = self.flat.data.dtype, chain.layers[0].n_in
-        self.native = None if kernels is None else _Native(chain, self.flat, kernels)
+        self.native = None if kernels is None else Native(chain, self.flat, kernels)
         self._passes = self.native or _Torch(chain, self.flat)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -58,7 +58,7 @@ class Mlp:
         self._passes.backward(d, None, out, first)
 
 
-class _Native:
+class Native:
     """By ``kernels.cpp``. Vectors stay where they are, so their addresses are asked for once."""
 
     def __init__(self, chain: Chain, flat: Flat, kernels: Kernels) -> None:
@@ -66,7 +66,6 @@ class _Native:
         self.spec, self.data = chain.spec(), flat.data
         self.where = address(self.spec), address(self.data)
         self.units = [layer.n_out for layer in chain.layers]
-        self.widest = max(*self.units, chain.layers[0].n_in)
         self.rooms: dict[int, _Room] = {}
 
     def room(self, rows: int) -> "_Room":
@@ -75,7 +74,7 @@ class _Native:
         if room is None:
             if len(self.rooms) == MANY:
                 self.rooms.clear()
-            room = self.rooms[rows] = _Room(self.data, rows, self.units, self.widest)
+            room = self.rooms[rows] = _Room(self.data, rows, self.units)
         return room
 
     def forward(self, x: Tensor) -> Tensor:
@@ -91,18 +90,17 @@ class _Native:
         room = self.rooms[rows]
         spec, params = self.where
         self.kernels.backward(
-            spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at, d.data_ptr(), address(grad), address(dx),
-            first, room.scratch_at,
-        )  # fmt: skip
+            spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at, d.data_ptr(), address(grad), address(dx), first
+        )
 
 
 class _Room:
-    """Memory for the outputs of all layers, of which ``last`` are the last, and for the backward pass."""
+    """Memory for the outputs of all layers, of which ``last`` are the last."""
 
-    def __init__(self, like: Tensor, rows: int, units: list[int], widest: int) -> None:
-        self.outs, self.scratch = like.new_empty(rows * sum(units)), like.new_empty(2 * rows * widest)
+    def __init__(self, like: Tensor, rows: int, units: list[int]) -> None:
+        self.outs = like.new_empty(rows * sum(units))
         self.last = self.outs[len(self.outs) - rows * units[-1] :].view(rows, units[-1])
-        self.outs_at, self.scratch_at = address(self.outs), address(self.scratch)
+        self.outs_at = address(self.outs)
 
 
 class _Torch:

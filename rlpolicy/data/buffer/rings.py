@@ -100,8 +100,9 @@ class Rings:
         if rew.ndim > 1 and self.ep_rew.shape[1:] != rew.shape[1:]:
             self._shape_rewards(rew.shape[1:])
         # the state itself when ids are all segments, copies to be written back when they are some
-        state = self.ep_rew, self.written, self.begun, self.start, self._modulus
-        ep_rew, written, begun, start, modulus = state if isinstance(ids, slice) else (part[ids] for part in state)
+        ep_rew, written, begun, start, modulus = self.ep_rew, self.written, self.begun, self.start, self._modulus
+        if not isinstance(ids, slice):
+            ep_rew, written, begun, start, modulus = ep_rew[ids], written[ids], begun[ids], start[ids], modulus[ids]
         ep_start: IntArray = begun % modulus + start
         ep_rew += rew
         written += ONE

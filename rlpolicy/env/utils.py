@@ -57,7 +57,8 @@ class VectorEnvLike(Protocol):
 
     def step(self, action: Any, id: Ids | None = None) -> tuple[Any, ...]:
         """(obs, rew, terminated, truncated, info): a fresh array of observations; rew float64 (n,) or (n, agents);
-        flags bool (n,); info an object array of dicts, each with ``env_id``."""
+        flags bool (n,); info an object array of dicts, each with ``env_id``. A collector passes ``tag=False`` to a
+        ``step`` that has this parameter, and gets a sequence of dicts without ``env_id``."""
 
     def seed(self, seed: Seeds | None = None) -> Sequence[Any]:
         """Seed environments and action spaces."""

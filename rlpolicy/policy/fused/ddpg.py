@@ -5,7 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from rlpolicy.policy.fused.base import FusedUpdate, Learner, Minibatch, squared_error
+from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch, squared_error
 from rlpolicy.policy.modelfree.ddpg import DDPGPolicy, DDPGTrainingStats
 from rlpolicy.policy.modelfree.td3 import TD3Policy, TD3TrainingStats
 from rlpolicy.policy.sampling import smoothed
@@ -39,7 +39,7 @@ class FusedDDPG(FusedUpdate):
         self.max_action = float(cast(Actor, policy.actor).max_action)
         self.speed_up(policy.actor, self.actor.net, lambda out: self.max_action * out)
 
-    def step(self, data: Minibatch) -> tuple[DDPGTrainingStats, Tensor]:
+    def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critic, actor, targets."""
         policy, actor, q = self.policy, self.actor, self.critic
         max_action = self.max_action
@@ -51,14 +51,18 @@ class FusedDDPG(FusedUpdate):
         critic_loss, d = squared_error(td, data.weight)
         q.descend(d, policy.max_grad_norm, policy.tau)
         actor_loss = ascend(actor, q, data.obs, max_action, policy.max_grad_norm, policy.tau)
-        floats = to_floats(actor_loss=actor_loss, critic_loss=critic_loss)
-        return DDPGTrainingStats(**floats), td  # type: ignore[arg-type]  # names of fields
+        return {"actor_loss": actor_loss, "critic_loss": critic_loss}, td
+
+    def finish(self, losses: Losses) -> DDPGTrainingStats:
+        """See :meth:`FusedUpdate.finish`."""
+        return DDPGTrainingStats(**to_floats(**losses))  # type: ignore[arg-type]  # names of fields
 
 
 class FusedTD3(FusedUpdate):
     """One update of a :class:`TD3Policy`."""
 
     policy: TD3Policy
+    constants = ("tau", "max_grad_norm", "policy_noise", "noise_clip")
 
     def __init__(self, policy: TD3Policy, kernels: Kernels | None) -> None:
         self.actor = Learner("actor", deterministic_actor, policy.actor, policy.actor_optim, policy.actor_old, kernels)
@@ -70,7 +74,11 @@ class FusedTD3(FusedUpdate):
         self.max_action = float(cast(Actor, policy.actor).max_action)
         self.speed_up(policy.actor, self.actor.net, lambda out: self.max_action * out)
 
-    def step(self, data: Minibatch) -> tuple[TD3TrainingStats, Tensor]:
+    def turn(self) -> bool:
+        """Whether actor and targets are updated, too."""
+        return self.policy._cnt % self.policy.update_actor_freq == 0
+
+    def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critics; actor and all targets when it is their turn."""
         policy, actor = self.policy, self.actor
         one, two = self.critics
@@ -81,17 +89,22 @@ class FusedTD3(FusedUpdate):
         after = torch.cat([data.obs_next, act], dim=1)
         y = torch.addcmul(data.rew, data.factor, torch.minimum(one.target(after), two.target(after)).flatten())
         # L_i = 1/B Σ w (Q_i(s, a) - y)²
-        turn = policy._cnt % policy.update_actor_freq == 0
+        turn = self.turn()
         tau = policy.tau if turn else 0.0
         x = torch.cat([data.obs, data.act], dim=1)
-        losses, tds = {}, []
+        losses: Losses = {}
+        tds = []
         for i, q in enumerate(self.critics, 1):
             tds.append(q.net(x).flatten() - y)
             losses[f"critic{i}_loss"], d = squared_error(tds[-1], data.weight)
             q.descend(d, policy.max_grad_norm, tau)
         if turn:
             losses["actor_loss"] = ascend(actor, one, data.obs, max_action, policy.max_grad_norm, tau)
+        return losses, 0.5 * (tds[0] + tds[1])
+
+    def finish(self, losses: Losses) -> TD3TrainingStats:
+        """See :meth:`FusedUpdate.finish`."""
+        policy = self.policy
         policy._cnt += 1
         policy._last_losses |= to_floats(**losses)
-        stats = TD3TrainingStats(**policy._last_losses)  # type: ignore[arg-type]  # names of fields
-        return stats, 0.5 * (tds[0] + tds[1])
+        return TD3TrainingStats(**policy._last_losses)  # type: ignore[arg-type]  # names of fields

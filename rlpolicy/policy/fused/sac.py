@@ -1,9 +1,11 @@
 """SAC without autograd; the equations are those of :class:`~rlpolicy.policy.modelfree.sac.SACPolicy`."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from rlpolicy.policy.fused.base import FusedUpdate, Learner, Minibatch, Trained, squared_error
+from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch, Trained, squared_error
 from rlpolicy.policy.modelfree.sac import SACPolicy, SACTrainingStats
 from rlpolicy.policy.sampling import squashed_gaussian
 from rlpolicy.utils.conversion import to_floats
@@ -39,19 +41,29 @@ class FusedSAC(FusedUpdate):
         super().__init__(policy, trained)
         self.speed_up(policy.actor, self.actor.net, lambda out: gaussian(out.clone()))
 
-    def step(self, data: Minibatch) -> tuple[SACTrainingStats, Tensor]:
+    def numbers(self) -> tuple[Any, ...]:
+        """α, too, if it is one."""
+        fixed = self.policy.alpha if self.temperature is None else self.policy.target_entropy
+        return *super().numbers(), fixed
+
+    def alpha(self) -> float | Tensor:
+        """α as it is: if it is learned, from log α, for what the policy says of it is from outside of a recording."""
+        return self.policy.alpha if self.temperature is None else self.policy.log_alpha.detach().exp()
+
+    def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critics, actor, temperature, targets."""
-        policy, actor = self.policy, self.actor.net
+        policy, actor, temperature = self.policy, self.actor.net, self.alpha()
         one, two = self.critics
         n_obs, n_rows = data.obs.shape[1], len(data.obs)
         # y = r + γ (min_i Q'_i(s', a') - α log π(a'|s')),  a' ~ π(·|s')
         act, log_prob = squashed_gaussian(*gaussian(actor(data.obs_next)))
         after = torch.cat([data.obs_next, act], dim=1)
-        value = torch.minimum(one.target(after), two.target(after)).sub_(policy.alpha * log_prob)
+        value = torch.minimum(one.target(after), two.target(after)).sub_(temperature * log_prob)
         y = torch.addcmul(data.rew, data.factor, value.flatten())
         # L_i = 1/B Σ w (Q_i(s, a) - y)²
         x = torch.cat([data.obs, data.act], dim=1)
-        losses, tds = {}, []
+        losses: Losses = {}
+        tds = []
         for i, q in enumerate(self.critics, 1):
             tds.append(q.net(x).flatten() - y)
             losses[f"critic{i}_loss"], d = squared_error(tds[-1], data.weight)
@@ -64,12 +76,12 @@ class FusedSAC(FusedUpdate):
         x = torch.cat([data.obs, act], dim=1)
         q1, q2 = one.net(x), two.net(x)
         share = 0.5 + 0.5 * torch.sign(q2 - q1)  # of the first critic in the minimum: 1, 0, or 1/2 where they are equal
-        losses["actor_loss"] = (policy.alpha * log_prob - torch.minimum(q1, q2)).mean()
+        losses["actor_loss"] = (temperature * log_prob - torch.minimum(q1, q2)).mean()
         d_act = torch.zeros_like(act)
         one.net.input_gradient(share / -n_rows, n_obs, d_act)
         two.net.input_gradient((share - 1.0) / n_rows, n_obs, d_act)
         # dL/du = α/B 2 tanh u + dL/dã (1 - tanh²u);  dL/dlog σ = dL/du σ ε - α/B inside the limits of log σ
-        alpha = policy.alpha / n_rows
+        alpha = temperature / n_rows
         d_mu = d_act * (1.0 - act * act) + 2.0 * alpha * act
         log_sigma = out[:, mu.shape[1] :]
         inside = (log_sigma >= SIGMA_MIN) & (log_sigma <= SIGMA_MAX)
@@ -77,8 +89,13 @@ class FusedSAC(FusedUpdate):
         self.actor.descend(torch.cat([d_mu, d_sigma], dim=1), policy.max_grad_norm)
         if self.temperature is not None:
             losses["alpha_loss"] = self._update_temperature(self.temperature, -log_prob)
-        stats = SACTrainingStats(**to_floats(alpha=policy.alpha, **losses))  # type: ignore[arg-type]  # names of fields
-        return stats, 0.5 * (tds[0] + tds[1])
+        return losses, 0.5 * (tds[0] + tds[1])
+
+    def finish(self, losses: Losses) -> SACTrainingStats:
+        """See :meth:`FusedUpdate.finish`."""
+        if self.temperature is not None:
+            self.policy.temperature._read()
+        return SACTrainingStats(**to_floats(alpha=self.policy.alpha, **losses))  # type: ignore[arg-type]  # names of fields
 
     def restore(self, state: dict[str, Tensor]) -> None:
         """As for any algorithm; and α follows log α."""
@@ -93,5 +110,4 @@ class FusedSAC(FusedUpdate):
         loss = temperature.log_alpha.detach() * surplus
         learner.adam.grad.copy_(surplus)
         learner.adam.step()
-        temperature._read()
         return loss

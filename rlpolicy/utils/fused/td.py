@@ -21,7 +21,7 @@ def q_error(
     factor: Tensor,
     weight: Tensor | None,
     huber: bool,
-) -> tuple[float, Tensor, Tensor]:
+) -> tuple[float | Tensor, Tensor, Tensor]:
     """δ = Q(s, a) - y with y = r + f Q'(s', argmax J(s')); L = 1/B Σ w ℓ(δ), with the square or the Huber loss as ℓ.
 
     :param kernels: None: torch does the work.
@@ -33,7 +33,7 @@ def q_error(
     :param factor: f, (B,).
     :param weight: w, (B,); None: ones.
     :raises IndexError: an action is not one of the n.
-    :return: L; dL/dQ(s, ·), (B, n); δ, (B,).
+    :return: L, by torch as a tensor where the others are; dL/dQ(s, ·), (B, n); δ, (B,).
     """
     rows, n = q.shape
     if kernels is not None:
@@ -51,4 +51,4 @@ def q_error(
     losses = slope * (error - 0.5 * slope) if huber else error.square()
     if weight is not None:
         slope, losses = weight * slope, weight * losses
-    return losses.mean().item(), torch.zeros_like(q).scatter_(1, index, slope.unsqueeze(1) / rows), error
+    return losses.mean(), torch.zeros_like(q).scatter_(1, index, slope.unsqueeze(1) / rows), error

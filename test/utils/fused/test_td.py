@@ -45,7 +45,7 @@ def test_equals_autograd(
     for ours, wanted in (
         (d, gradient),
         (error, (of_act - y).detach()),
-        (torch.tensor(loss, dtype=torch.float64), right),
+        (torch.as_tensor(loss, dtype=torch.float64), right),
     ):
         atol = TOLERANCE[dtype] * max(scale, 1.0) ** 2
         np.testing.assert_allclose(ours.double(), wanted, rtol=0, atol=atol)

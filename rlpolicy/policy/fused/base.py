@@ -110,6 +110,10 @@ class Learner(Trained):
     def descend(self, d: Tensor, max_grad_norm: float | None, tau: float = 0.0) -> None:
         """One step from d, the gradient of the last forward pass's outputs, (B, U) or (B,); the copy follows by τ."""
         self.net.backward(d.view(len(d), -1), self.adam.grad)
+        self.step(max_grad_norm, tau)
+
+    def step(self, max_grad_norm: float | None, tau: float = 0.0) -> None:
+        """One step from the gradient in ``adam.grad``; the copy follows by τ."""
         follower = None if self.old is None or tau == 0.0 else self.old.flat
         self.adam.step(follower, tau, max_grad_norm)
 
@@ -214,8 +218,9 @@ class FusedUpdate(ABC):
 
         :raises ValueError: they cannot be, or whole networks or optimisers of the policy were replaced.
         """
-        if any(owner.get(name) is not part for owner, name, part in self._parts):
-            raise ValueError("the policy has other networks or optimisers than before")
+        for owner, name, part in self._parts:
+            if owner.get(name) is not part:
+                raise ValueError("the policy has other networks or optimisers than before")
         for trained in self.trained:
             if not trained.bound:
                 trained.bind()
@@ -239,19 +244,24 @@ class FusedUpdate(ABC):
         if n_step == 1:
             rew, terminated = data["rew"], data["terminated"]
             if isinstance(terminated, Tensor):
-                factor = self.policy.gamma * self._tensor(~terminated)
+                factor = self._tensor(~terminated) * self.policy.gamma
             else:
-                factor = self.policy.gamma * ~np.asarray(terminated)
+                factor = np.multiply(~np.asarray(terminated), self.policy.gamma, dtype=self._numpy_dtype)
         else:
             rew, factor, last = follow_steps(buffer, indices, self.policy.gamma, n_step)
             obs_next = buffer.get(last, "obs_next")
-        act = torch.as_tensor(data["act"])
+        act = data["act"]
+        act = torch.from_numpy(act) if type(act) is np.ndarray else torch.as_tensor(act)
         if not self._on_host:
             act = to_device(act, self.device)
+        if act.is_floating_point():
+            act = flat(act.to(self.dtype))
+        elif act.dtype is not torch.int64:
+            act = act.to(torch.int64)
         weight = data.get("weight")
         return Minibatch(
             flat(self._tensor(data["obs"])),
-            flat(act.to(self.dtype)) if act.is_floating_point() else act.to(torch.int64),
+            act,
             self._tensor(rew),
             self._tensor(factor),
             flat(self._tensor(obs_next)),

@@ -6,7 +6,7 @@ from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch
 from rlpolicy.policy.modelfree.dqn import DQNPolicy, DQNTrainingStats
 from rlpolicy.utils.fused.chain import q_network
 from rlpolicy.utils.fused.native import Kernels
-from rlpolicy.utils.fused.td import q_error
+from rlpolicy.utils.fused.td import q_gradient
 
 
 class FusedDQN(FusedUpdate):
@@ -17,7 +17,6 @@ class FusedDQN(FusedUpdate):
     constants = ("tau", "max_grad_norm", "is_double", "clip_loss_grad")
 
     def __init__(self, policy: DQNPolicy, kernels: Kernels | None) -> None:
-        self.kernels = kernels
         old = policy.model_old if policy._target else None
         self.q = Learner("model", q_network, policy.model, policy.optim, old, kernels)
         super().__init__(policy, [self.q])
@@ -31,18 +30,13 @@ class FusedDQN(FusedUpdate):
         """Critic and lagged copy."""
         policy, q = self.policy, self.q
         # y = r + γ Q'(s', a*),  a* = argmax Q(s', a) if double, else argmax Q'(s', a)
-        alone = q.old is None
-        judge = q.net(data.obs_next).clone() if policy.is_double or alone else q.target(data.obs_next)
-        q_next = q.target(data.obs_next) if policy.is_double and not alone else judge
-        if q.old is not None and self.turn():  # those values are still of the copy as it was
+        judge = q.net if policy.is_double else None
+        # L = 1/B Σ w ℓ(y - Q(s, a))
+        loss, td = q_gradient(q.net, q.target, judge, *data, policy.clip_loss_grad, q.adam.grad)
+        if q.old is not None and self.turn():  # y is still of the copy as it was
             q.old.flat.data.copy_(q.flat.data)
-        # L = 1/B Σ w ℓ(Q(s, a) - y)
-        values = q.net(data.obs)
-        loss, d, td = q_error(
-            self.kernels, values, q_next, judge, data.act, data.rew, data.factor, data.weight, policy.clip_loss_grad
-        )
-        q.descend(d, policy.max_grad_norm, policy.tau or 0.0)
-        return {"loss": loss}, td.neg_()
+        q.step(policy.max_grad_norm, policy.tau or 0.0)
+        return {"loss": loss}, td
 
     def finish(self, losses: Losses) -> DQNTrainingStats:
         """See :meth:`FusedUpdate.finish`."""

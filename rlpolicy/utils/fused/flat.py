@@ -58,7 +58,10 @@ class Flat:
     @property
     def bound(self) -> bool:
         """Whether all parameters still are views of the vector."""
-        return [owner[name].data_ptr() for owner, name in self.places] == self._addresses
+        for (owner, name), where in zip(self.places, self._addresses, strict=True):
+            if owner[name].data_ptr() != where:
+                return False
+        return True
 
 
 class FlatAdam:

@@ -162,23 +162,40 @@ void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, co
     for (int c = 0; c < n; c++) dx[int64_t(row[r]) * n + c] += spare[int64_t(r) * n + c];
 }
 
-// Errors of Q-learning, δ = Q(s, a) - y with y = r + f Q'(s', argmax J(s')), the mean of their (weighted) squares or
-// Huber losses, and the gradient of that by Q(s, ·). An action that does not exist makes the mean minus infinity.
+// Q-learning: errors e = y - Q(s, a) with y = r + f Q'(s', argmax J(s')), the mean of their (weighted) squares or Huber
+// losses, and its gradient by the parameters p of Q. The three networks have one `spec`; `p_judge` may be null: then J
+// is Q'. An action that does not exist makes the mean minus infinity, and nothing else of the results is written.
 template <class T>
-double q_error(int rows, int n, const T* q, const T* q_next, const T* judge, const int64_t* act, const T* rew,
-               const T* factor, const T* weight, int huber, T* d, T* error) {
-  double loss = 0;
-  for (int r = 0; r < rows; r++, q += n, q_next += n, judge += n, d += n) {
+double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, const T* p_judge, const T* x, int ldx,
+                  const T* x_next, int ldx_next, const int64_t* act, const T* rew, const T* factor, const T* weight,
+                  int huber, T* outs, T* grads, T* error, T* scratch) {
+  const Layers net(spec);
+  const int n = net.out(net.n - 1);
+  T* q = outs;
+  for (int l = 0; l < net.n - 1; l++) q += int64_t(rows) * net.out(l);
+  static thread_local std::vector<int> best;
+  static thread_local std::vector<T> d;
+  best.resize(rows);
+  for (int r = 0; r < rows; r++)
     if (act[r] < 0 || act[r] >= n) return -HUGE_VAL;
-    const auto best = std::max_element(judge, judge + n) - judge;
-    const T e = q[act[r]] - (rew[r] + factor[r] * q_next[best]);
+
+  forward<T>(spec, rows, p_judge ? p_judge : p_target, x_next, ldx_next, outs);
+  for (int r = 0; r < rows; r++) best[r] = int(std::max_element(q + int64_t(r) * n, q + int64_t(r + 1) * n) - q);
+  if (p_judge) forward<T>(spec, rows, p_target, x_next, ldx_next, outs);
+  for (int r = 0; r < rows; r++) error[r] = rew[r] + factor[r] * q[best[r]];
+
+  forward<T>(spec, rows, p, x, ldx, outs);
+  d.assign(int64_t(rows) * n, T(0));
+  double loss = 0;
+  for (int r = 0; r < rows; r++) {
+    const int64_t chosen = int64_t(r) * n + act[r];
+    const T e = error[r] -= q[chosen];
     const T slope = huber ? std::min(std::max(e, T(-1)), T(1)) : 2 * e;
     const T w = weight ? weight[r] : T(1);
     loss += w * (huber ? slope * (e - slope / 2) : e * e);
-    std::fill(d, d + n, T(0));
-    d[act[r]] = w * slope / rows;
-    error[r] = e;
+    d[chosen] = -w * slope / rows;
   }
+  backward<T>(spec, rows, p, x, ldx, outs, d.data(), grads, nullptr, 0, scratch);
   return loss / rows;
 }
 
@@ -213,9 +230,13 @@ void adam(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double
     const FlushToZero guard;                                                                                         \
     backward<T>(spec, rows, p, x, ldx, outs, d, grads, dx, first, scratch);                                          \
   }                                                                                                                  \
-  extern "C" double q_error_##NAME(int rows, int n, const T* q, const T* q_next, const T* judge, const int64_t* act,  \
-                                   const T* rew, const T* factor, const T* weight, int huber, T* d, T* error) {      \
-    return q_error<T>(rows, n, q, q_next, judge, act, rew, factor, weight, huber, d, error);                         \
+  extern "C" double q_gradient_##NAME(const int64_t* spec, int rows, const T* p, const T* p_target, const T* p_judge,  \
+                                      const T* x, int ldx, const T* x_next, int ldx_next, const int64_t* act,        \
+                                      const T* rew, const T* factor, const T* weight, int huber, T* outs, T* grads,  \
+                                      T* error, T* scratch) {                                                        \
+    const FlushToZero guard;                                                                                         \
+    return q_gradient<T>(spec, rows, p, p_target, p_judge, x, ldx, x_next, ldx_next, act, rew, factor, weight, huber, \
+                         outs, grads, error, scratch);                                                               \
   }                                                                                                                  \
   extern "C" void adam_##NAME(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double step, double lr, \
                               double beta1, double beta2, double eps, double l2, double decay) {                     \

@@ -28,17 +28,25 @@ class Mlp:
     def __init__(self, chain: Chain, kernels: Kernels | None) -> None:
         self.flat = Flat(chain.places)
         self.dtype, self.n_in = self.flat.data.dtype, chain.layers[0].n_in
-        self._passes: _Torch | _Native
-        self._passes = _Torch(chain, self.flat) if kernels is None else _Native(chain, self.flat, kernels)
+        self.native = None if kernels is None else _Native(chain, self.flat, kernels)
+        self._passes = self.native or _Torch(chain, self.flat)
 
     def __call__(self, x: Tensor) -> Tensor:
         """(B, I) -> (B, U).
 
         :raises ValueError: x has another number of columns.
         """
+        return self._passes.forward(self.rows(x))
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Inputs as a BLAS takes them: the numbers of a row side by side, the rows apart.
+
+        :raises ValueError: x has another number of columns.
+        """
         if x.shape[1] != self.n_in:
             raise InvalidArgument(f"the network takes {self.n_in} numbers per row, got {tuple(x.shape)}")
-        return self._passes.forward(x)
+        is_taken = x.is_contiguous() or (x.stride(1) == 1 and x.stride(0) >= self.n_in)
+        return x if is_taken else x.clone(memory_format=torch.contiguous_format)
 
     def backward(self, d: Tensor, grad: Tensor) -> None:
         """The parameters' gradient, written to ``grad``, from d, that of the last call's outputs, (B, U)."""
@@ -63,15 +71,18 @@ class _Native:
         self.widest = max(*self.units, chain.layers[0].n_in)
         self.rooms: dict[int, _Room] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
-        if x.stride(0) < x.shape[1] or x.stride(1) != 1:  # a BLAS takes rows that are apart, but no others
-            x = x.clone(memory_format=torch.contiguous_format)
-        self.x, rows = x, x.shape[0]
+    def room(self, rows: int) -> "_Room":
+        """Memory for a pass of as many rows."""
         room = self.rooms.get(rows)
         if room is None:
             if len(self.rooms) == MANY:
                 self.rooms.clear()
             room = self.rooms[rows] = _Room(self.data, rows, self.units, self.widest)
+        return room
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.x, rows = x, x.shape[0]
+        room = self.room(rows)
         spec, params = self.where
         self.kernels.forward(spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at)
         return room.last

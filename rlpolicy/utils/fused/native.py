@@ -36,11 +36,14 @@ class Kernels:
         self.backward.argtypes = [*chain, pointer, pointer, pointer, integer, pointer]
         self.adam = library[f"adam_{suffix}"]
         self.adam.argtypes = [ctypes.c_int64, *5 * [pointer], *8 * [number]]
-        self.q_error = library[f"q_error_{suffix}"]
-        self.q_error.argtypes = [integer, integer, *7 * [pointer], integer, pointer, pointer]
+        rows: list[Any] = [pointer, integer]  # x and the distance of its rows
+        self.q_gradient = library[f"q_gradient_{suffix}"]
+        self.q_gradient.argtypes = [
+            *(pointer, integer, pointer, pointer, pointer), *rows, *rows, *4 * [pointer], integer, *4 * [pointer]
+        ]  # fmt: skip
         for function in (self.forward, self.backward, self.adam):
             function.restype = None
-        self.q_error.restype = number
+        self.q_gradient.restype = number
 
 
 @functools.cache

@@ -1,6 +1,6 @@
-"""Errors of Q-learning and their gradient.
+"""The loss of Q-learning and its gradient.
 
-Shapes: B rows, n actions.
+Shapes: B rows, O numbers of an observation, n actions.
 """
 
 import math
@@ -8,47 +8,62 @@ import math
 import torch
 from torch import Tensor
 
-from rlpolicy.utils.fused.native import Kernels, address
+from rlpolicy.utils.fused.mlp import Mlp
+from rlpolicy.utils.fused.native import address
 
 
-def q_error(
-    kernels: Kernels | None,
-    q: Tensor,
-    q_next: Tensor,
-    judge: Tensor,
+def q_gradient(
+    net: Mlp,
+    target: Mlp,
+    judge: Mlp | None,
+    obs: Tensor,
     act: Tensor,
     rew: Tensor,
     factor: Tensor,
+    obs_next: Tensor,
     weight: Tensor | None,
     huber: bool,
-) -> tuple[float | Tensor, Tensor, Tensor]:
-    """δ = Q(s, a) - y with y = r + f Q'(s', argmax J(s')); L = 1/B Σ w ℓ(δ), with the square or the Huber loss as ℓ.
+    grad: Tensor,
+) -> tuple[float | Tensor, Tensor]:
+    """L = 1/B Σ w ℓ(e) of the errors e = y - Q(s, a) with y = r + f Q'(s', argmax J(s')); ℓ is the square or Huber's.
 
-    :param kernels: None: torch does the work.
-    :param q: Q(s, ·), (B, n).
-    :param q_next: Q'(s', ·), (B, n).
-    :param judge: J(s', ·), what chooses the next action, (B, n).
-    :param act: (B,) int64.
+    The gradient of L by the parameters of Q is written to ``grad``.
+
+    :param net: Q.
+    :param target: Q', of the same layers.
+    :param judge: J, of the same layers, what chooses the next action; None: Q'.
+    :param obs: s, (B, O).
+    :param act: a, (B,) int64.
     :param rew: r, (B,).
     :param factor: f, (B,).
+    :param obs_next: s', (B, O).
     :param weight: w, (B,); None: ones.
+    :param grad: of the size of the net's flat parameters.
     :raises IndexError: an action is not one of the n.
-    :return: L, by torch as a tensor where the others are; dL/dQ(s, ·), (B, n); δ, (B,).
+    :return: L, by torch as a tensor where the networks are; e, (B,).
     """
-    rows, n = q.shape
-    if kernels is not None:
-        d, error = torch.empty_like(q), torch.empty_like(rew)
-        tensors = (q, q_next, judge, act.contiguous(), rew.contiguous(), factor.contiguous())
-        where = [tensor.data_ptr() for tensor in tensors]
-        loss = kernels.q_error(rows, n, *where, address(weight), huber, d.data_ptr(), error.data_ptr())
+    if net.native is not None:
+        native, x, x_next = net.native, net.rows(obs), net.rows(obs_next)
+        act, rew, factor = act.contiguous(), rew.contiguous(), factor.contiguous()
+        rows = x.shape[0]
+        room, error = native.room(rows), torch.empty_like(rew)
+        spec, params = native.where
+        loss: float = native.kernels.q_gradient(
+            spec, rows, params, target.flat.address, None if judge is None else judge.flat.address,
+            x.data_ptr(), x.stride(0), x_next.data_ptr(), x_next.stride(0), act.data_ptr(), rew.data_ptr(),
+            factor.data_ptr(), address(weight), huber, room.outs_at, grad.data_ptr(), error.data_ptr(), room.scratch_at,
+        )  # fmt: skip
         if loss == -math.inf:
-            raise IndexError(f"the minibatch has actions outside 0..{n - 1}")
-        return loss, d, error
-    index = act.unsqueeze(1)
-    value = q_next.gather(1, judge.argmax(dim=1, keepdim=True)).squeeze(1)
-    error = q.gather(1, index).squeeze(1) - torch.addcmul(rew, factor, value)
+            raise IndexError(f"the minibatch has actions outside 0..{native.units[-1] - 1}")
+        return loss, error
+    q_next = target(obs_next)
+    best = (q_next if judge is None else judge(obs_next)).argmax(dim=1, keepdim=True)
+    y = torch.addcmul(rew, factor, q_next.gather(1, best).squeeze(1))
+    q, index = net(obs), act.unsqueeze(1)
+    error = y - q.gather(1, index).squeeze(1)
     slope = error.clamp(-1.0, 1.0) if huber else 2.0 * error
     losses = slope * (error - 0.5 * slope) if huber else error.square()
     if weight is not None:
         slope, losses = weight * slope, weight * losses
-    return losses.mean(), torch.zeros_like(q).scatter_(1, index, slope.unsqueeze(1) / rows), error
+    net.backward(torch.zeros_like(q).scatter_(1, index, slope.unsqueeze(1) / -len(q)), grad)
+    return losses.mean(), error

@@ -14,8 +14,10 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).parent))
 from pairs import ALGORITHMS, assert_equal, buffer, differences, policy, run
 
+from rlpolicy.policy.fused import dqn
 from rlpolicy.utils.fused.flat import FlatAdam
 from rlpolicy.utils.fused.mlp import Mlp
+from rlpolicy.utils.fused.td import q_gradient
 
 OPTIONS: dict[str, dict[str, Any]] = {
     "dqn": {"tau": 0.05, "clip_loss_grad": True},
@@ -26,31 +28,46 @@ OPTIONS: dict[str, dict[str, Any]] = {
 BACKWARD, INPUT_GRADIENT, STEP, CALL = Mlp.backward, Mlp.input_gradient, FlatAdam.step, Mlp.__call__
 
 
-def scaled_layer(self: Mlp, d: Tensor, grad: Tensor) -> None:
+def scaled_layer(net: Mlp, grad: Tensor) -> None:
     """The last layer's gradient is a tenth too large."""
-    BACKWARD(self, d, grad)
-    self.flat.split(grad)[-2].mul_(1.1)
+    net.flat.split(grad)[-2].mul_(1.1)
 
 
-def one_wrong_number(self: Mlp, d: Tensor, grad: Tensor) -> None:
-    BACKWARD(self, d, grad)
+def one_wrong_number(net: Mlp, grad: Tensor) -> None:
     grad[3] = -grad.abs().max()
 
 
-def no_number(self: Mlp, d: Tensor, grad: Tensor) -> None:
-    BACKWARD(self, d, grad)
+def no_number(net: Mlp, grad: Tensor) -> None:
     grad[-1] = torch.nan
 
 
-def no_bias_correction(self: FlatAdam, *args: Any) -> None:
+def plant_gradient(algorithm: str, wrong: Callable[[Mlp, Tensor], None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Spoil what a backward pass has written."""
+
+    def backward(self: Mlp, d: Tensor, grad: Tensor) -> None:
+        BACKWARD(self, d, grad)
+        wrong(self, grad)
+
+    def of_q(net: Mlp, *args: Any) -> tuple[float, Tensor]:
+        result = q_gradient(net, *args)
+        wrong(net, args[-1])
+        return result
+
+    if algorithm == "dqn":
+        monkeypatch.setattr(dqn, "q_gradient", of_q)
+    else:
+        monkeypatch.setattr(Mlp, "backward", backward)
+
+
+def no_bias_correction(self: FlatAdam, *args: Any, **options: Any) -> None:
     """As if it were the ten millionth step: 1 - β^t is 1."""
     self.steps.add_(1e7)
-    STEP(self, *args)
+    STEP(self, *args, **options)
     self.steps.sub_(1e7)
 
 
-def uncounted(self: FlatAdam, *args: Any) -> None:
-    STEP(self, *args)
+def uncounted(self: FlatAdam, *args: Any, **options: Any) -> None:
+    STEP(self, *args, **options)
     self.steps.sub_(1.0)
 
 
@@ -68,18 +85,20 @@ def wrong_sign(self: Mlp, d: Tensor, first: int, out: Tensor) -> None:
     INPUT_GRADIENT(self, -d, first, out)
 
 
+GRADIENTS: dict[str, tuple[Callable[[Mlp, Tensor], None], str]] = {
+    "layer": (scaled_layer, "exp_avg"),
+    "number": (one_wrong_number, "(weights|exp_avg)"),
+    "nan": (no_number, "weights"),
+}
 WRONG: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
-    "layer": (Mlp, "backward", scaled_layer, "exp_avg"),
-    "number": (Mlp, "backward", one_wrong_number, "(weights|exp_avg)"),
-    "nan": (Mlp, "backward", no_number, "weights"),
     "bias correction": (FlatAdam, "step", no_bias_correction, "weights"),
     "count": (FlatAdam, "step", uncounted, "steps"),
-    "forward": (Mlp, "__call__", blurred, "(weights|exp_avg)"),
 }
-ALL = [(name, algorithm) for name in WRONG for algorithm in ("dqn", "sac")]
+ALL = [(name, algorithm) for name in (*GRADIENTS, *WRONG) for algorithm in ("dqn", "sac")]
+WRONG["forward"] = (Mlp, "__call__", blurred, "(weights|exp_avg)")
 WRONG["follower"] = (FlatAdam, "step", too_fast, "lagged weights")
 WRONG["input gradient"] = (Mlp, "input_gradient", wrong_sign, "actor: ")
-ALL += [(name, algorithm) for name in ("follower", "input gradient") for algorithm in ("ddpg", "td3", "sac")]
+ALL += [(name, algorithm) for name in ("forward", "follower", "input gradient") for algorithm in ("ddpg", "td3", "sac")]
 FEW = [("layer", "dqn"), ("bias correction", "sac"), ("follower", "td3")]
 
 
@@ -99,8 +118,12 @@ def compiled(algorithm: str, backend: str, dtype: torch.dtype, **options: Any) -
 )
 def test_a_wrong_kernel_is_caught(backend: str, wrong: str, algorithm: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, memory = compiled(algorithm, backend, torch.float32), buffer(algorithm, prioritized=True)
-    owner, name, planted, what = WRONG[wrong]
-    monkeypatch.setattr(owner, name, planted)
+    if wrong in GRADIENTS:
+        spoil, what = GRADIENTS[wrong]
+        plant_gradient(algorithm, spoil, monkeypatch)
+    else:
+        owner, name, planted, what = WRONG[wrong]
+        monkeypatch.setattr(owner, name, planted)
     with pytest.warns(
         UserWarning, match=f"compile.. is switched off: .* differs from the eager one in .*{what}"
     ) as said:
@@ -129,7 +152,7 @@ def test_each_of_the_first_updates_is_checked(backend: str, update: int, monkeyp
     for _ in range(update - 1):
         made.update(16, memory)
     assert made.is_compiled
-    monkeypatch.setattr(Mlp, "backward", scaled_layer)
+    plant_gradient("ddpg", scaled_layer, monkeypatch)
     if update <= 3:
         with pytest.warns(UserWarning, match="switched off"):
             made.update(16, memory)
@@ -176,7 +199,7 @@ def test_an_eager_update_that_diverges_is_no_difference(backend: str) -> None:
 
 def test_a_caught_kernel_does_not_act_either(backend: str, monkeypatch: pytest.MonkeyPatch) -> None:
     made, memory = compiled("ddpg", backend, torch.float32), buffer("ddpg")
-    monkeypatch.setattr(Mlp, "backward", scaled_layer)
+    plant_gradient("ddpg", scaled_layer, monkeypatch)
     with pytest.warns(UserWarning, match="switched off"):
         made.update(16, memory)
     monkeypatch.setattr(Mlp, "__call__", lambda self, x: pytest.fail("the fused network was asked"))

@@ -29,6 +29,8 @@ from rlpolicy.utils.net.inputs import flat
 from rlpolicy.utils.ranks import ranks
 from rlpolicy.utils.watch import running
 
+TAPES: dict[str, Callable[[torch.device], Tape]] = {"cuda": CudaTape}
+"""What records updates, by the kind of device; on others they are computed as they are."""
 Losses: TypeAlias = dict[str, Tensor | float]
 """By name; tensors of one number, where the networks are."""
 
@@ -153,8 +155,8 @@ class FusedUpdate(ABC):
         if any((vector.device, vector.dtype) != (self.device, self.dtype) for vector in vectors):
             raise NotAChain("the networks are not all on one device and of one dtype")
         self._replayed: Replayed | None = None
-        if self.device.type == "cuda":
-            self.record(partial(CudaTape, self.device))
+        if (tape := TAPES.get(self.device.type)) is not None:
+            self.record(partial(tape, self.device))
 
     def __deepcopy__(self, memo: Any) -> None:
         return None

@@ -16,7 +16,7 @@ from rlpolicy.utils.fused.native import kernels
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Recorded, too, where compiled runs are compared with eager ones; planted faults are Python, which replays skip."""
+    """Recorded as well where compiled runs are compared with eager ones; faults planted in Python are not replayed."""
     if "backend" in metafunc.fixturenames:
         ways: list[Any] = ["native", "torch"]
         if metafunc.module.__name__ in ("test_equal", "test_lifecycle"):

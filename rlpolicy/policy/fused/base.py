@@ -110,8 +110,8 @@ class Learner(Trained):
         return self.net if self.old is None else self.old
 
     def descend(self, d: Tensor, max_grad_norm: float | None, tau: float = 0.0) -> None:
-        """One step from d, the gradient of the last forward pass's outputs, (B, U) or (B,); the copy follows by τ."""
-        self.net.backward(d.view(len(d), -1), self.adam.grad)
+        """One step from d, the gradient of the last forward pass's outputs, (B, U); the copy follows by τ."""
+        self.net.backward(d, self.adam.grad)
         self.step(max_grad_norm, tau)
 
     def step(self, max_grad_norm: float | None, tau: float = 0.0) -> None:
@@ -316,9 +316,3 @@ class FusedUpdate(ABC):
     def state(self) -> dict[str, Tensor]:
         """Everything that an update changes, by name."""
         return {name: vector for part in self.trained for name, vector in part.state().items()}
-
-
-def squared_error(td: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-    """L = 1/B Σ w δ² and its gradient by δ, 2 w δ / B."""
-    weighted = td if weight is None else weight * td
-    return torch.dot(weighted, td) / len(td), (2.0 / len(td)) * weighted

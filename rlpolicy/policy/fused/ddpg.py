@@ -1,28 +1,26 @@
 """DDPG and TD3 without autograd; the equations are those of the policies."""
 
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
-from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch, squared_error
+from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch
 from rlpolicy.policy.modelfree.ddpg import DDPGPolicy, DDPGTrainingStats
 from rlpolicy.policy.modelfree.td3 import TD3Policy, TD3TrainingStats
 from rlpolicy.policy.sampling import smoothed
 from rlpolicy.utils.conversion import to_floats
 from rlpolicy.utils.fused.chain import critic, deterministic_actor
+from rlpolicy.utils.fused.critics import Critics
 from rlpolicy.utils.fused.native import Kernels
 from rlpolicy.utils.net.continuous import Actor
 
 
 def ascend(
-    actor: Learner, q: Learner, obs: Tensor, max_action: float, max_grad_norm: float | None, tau: float
-) -> Tensor:
-    """One step of the actor, which descends L = -1/B Σ Q(s, μ(s)): L, a scalar."""
-    act = max_action * actor.net(obs)
-    loss = -q.net(torch.cat([obs, act], dim=1)).mean()
-    d_act = torch.zeros_like(act)
-    q.net.input_gradient(act.new_full((len(act), 1), -1.0 / len(act)), obs.shape[1], d_act)
+    actor: Learner, critic: Critics, obs: Tensor, max_action: float, max_grad_norm: float | None, tau: float
+) -> Any:
+    """One step of the actor, which descends L = -1/B Σ Q(s, μ(s)): L, a float or tensor."""
+    loss, d_act = critic.ascend(obs, max_action * actor.net(obs))
     actor.descend(max_action * d_act, max_grad_norm, tau)
     return loss
 
@@ -35,22 +33,22 @@ class FusedDDPG(FusedUpdate):
     def __init__(self, policy: DDPGPolicy, kernels: Kernels | None) -> None:
         self.actor = Learner("actor", deterministic_actor, policy.actor, policy.actor_optim, policy.actor_old, kernels)
         self.critic = Learner("critic", critic, policy.critic, policy.critic_optim, policy.critic_old, kernels)
+        self.q = Critics([self.critic.net], [self.critic.adam.grad])
+        self.target = Critics([self.critic.target])
         super().__init__(policy, [self.actor, self.critic])
         self.max_action = float(cast(Actor, policy.actor).max_action)
         self.speed_up(policy.actor, self.actor.net, lambda out: self.max_action * out)
 
     def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critic, actor, targets."""
-        policy, actor, q = self.policy, self.actor, self.critic
-        max_action = self.max_action
+        policy, actor, max_action = self.policy, self.actor, self.max_action
         # y = r + γ Q'(s', μ'(s'))
-        after = torch.cat([data.obs_next, max_action * actor.target(data.obs_next)], dim=1)
-        y = torch.addcmul(data.rew, data.factor, q.target(after).flatten())
+        q_next = self.target.least(data.obs_next, max_action * actor.target(data.obs_next))
+        y = torch.addcmul(data.rew, data.factor, q_next)
         # L = 1/B Σ w (Q(s, a) - y)²
-        td = q.net(torch.cat([data.obs, data.act], dim=1)).flatten() - y
-        critic_loss, d = squared_error(td, data.weight)
-        q.descend(d, policy.max_grad_norm, policy.tau)
-        actor_loss = ascend(actor, q, data.obs, max_action, policy.max_grad_norm, policy.tau)
+        (critic_loss,), td = self.q.regress(data.obs, data.act, y, data.weight)
+        self.critic.step(policy.max_grad_norm, policy.tau)
+        actor_loss = ascend(actor, self.q, data.obs, max_action, policy.max_grad_norm, policy.tau)
         return {"actor_loss": actor_loss, "critic_loss": critic_loss}, td
 
     def finish(self, losses: Losses) -> DDPGTrainingStats:
@@ -70,6 +68,9 @@ class FusedTD3(FusedUpdate):
             Learner("critic", critic, policy.critic, policy.critic_optim, policy.critic_old, kernels),
             Learner("critic2", critic, policy.critic2, policy.critic2_optim, policy.critic2_old, kernels),
         ]
+        self.q = Critics([q.net for q in self.critics], [q.adam.grad for q in self.critics])
+        self.first = Critics([self.critics[0].net])
+        self.target = Critics([q.target for q in self.critics])
         super().__init__(policy, [self.actor, *self.critics])
         self.max_action = float(cast(Actor, policy.actor).max_action)
         self.speed_up(policy.actor, self.actor.net, lambda out: self.max_action * out)
@@ -80,27 +81,20 @@ class FusedTD3(FusedUpdate):
 
     def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critics; actor and all targets when it is their turn."""
-        policy, actor = self.policy, self.actor
-        one, two = self.critics
-        max_action = self.max_action
+        policy, actor, max_action = self.policy, self.actor, self.max_action
         # y = r + γ min_i Q'_i(s', clip(μ'(s') + clip(ε)))
         act = max_action * actor.target(data.obs_next)
         act = smoothed(act, policy.policy_noise, policy.noise_clip, policy._act_low, policy._act_high)
-        after = torch.cat([data.obs_next, act], dim=1)
-        y = torch.addcmul(data.rew, data.factor, torch.minimum(one.target(after), two.target(after)).flatten())
+        y = torch.addcmul(data.rew, data.factor, self.target.least(data.obs_next, act))
         # L_i = 1/B Σ w (Q_i(s, a) - y)²
+        (one, two), td = self.q.regress(data.obs, data.act, y, data.weight)
+        losses: Losses = {"critic1_loss": one, "critic2_loss": two}
         turn = self.turn()
-        tau = policy.tau if turn else 0.0
-        x = torch.cat([data.obs, data.act], dim=1)
-        losses: Losses = {}
-        tds = []
-        for i, q in enumerate(self.critics, 1):
-            tds.append(q.net(x).flatten() - y)
-            losses[f"critic{i}_loss"], d = squared_error(tds[-1], data.weight)
-            q.descend(d, policy.max_grad_norm, tau)
+        for q in self.critics:
+            q.step(policy.max_grad_norm, policy.tau if turn else 0.0)
         if turn:
-            losses["actor_loss"] = ascend(actor, one, data.obs, max_action, policy.max_grad_norm, tau)
-        return losses, 0.5 * (tds[0] + tds[1])
+            losses["actor_loss"] = ascend(actor, self.first, data.obs, max_action, policy.max_grad_norm, policy.tau)
+        return losses, td
 
     def finish(self, losses: Losses) -> TD3TrainingStats:
         """See :meth:`FusedUpdate.finish`."""

@@ -1,5 +1,6 @@
-// What a small network spends its time on, each in one call: a multi-layer perceptron forward and backward, and a
-// step of Adam over a flat vector of parameters. Matrix products are those of the BLAS inside torch.
+// What a small network spends its time on, each in one call: a multi-layer perceptron forward and backward, the losses
+// of Q-learning and of critics with their gradients, the squashed Gaussian, and a step of Adam over a flat vector of
+// parameters. Matrix products are those of the BLAS inside torch.
 //
 // Arrays are row-major. A network's parameters lie in one vector: of each layer the weights (out, in), then the
 // biases (out). `spec` describes it: number of layers, sizes (layers + 1 numbers), activation behind each layer.
@@ -88,6 +89,14 @@ void forward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* 
   }
 }
 
+// Where the outputs of the last layer lie among those of all layers.
+template <class T>
+T* last(const int64_t* spec, int rows, T* outs) {
+  const Layers net(spec);
+  for (int l = 0; l < net.n - 1; l++) outs += int64_t(rows) * net.out(l);
+  return outs;
+}
+
 // d <- d * activation'(.), written with the activation's output h; h's rows are chosen by `row`.
 template <class T>
 void through_activation(int64_t activation, T* d, const T* h, const int* row, int rows, int n) {
@@ -171,8 +180,7 @@ double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, 
                   int huber, T* outs, T* grads, T* error, T* scratch) {
   const Layers net(spec);
   const int n = net.out(net.n - 1);
-  T* q = outs;
-  for (int l = 0; l < net.n - 1; l++) q += int64_t(rows) * net.out(l);
+  const T* q = last(spec, rows, outs);
   static thread_local std::vector<int> best;
   static thread_local std::vector<T> d;
   best.resize(rows);
@@ -197,6 +205,113 @@ double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, 
   }
   backward<T>(spec, rows, p, x, ldx, outs, d.data(), grads, nullptr, 0, scratch);
   return loss / rows;
+}
+
+// Critics: k networks that see [s, a], a state of `n_obs` numbers and an action, and say one number. Their specs,
+// parameters, gradients and outputs are lists of k. `x` is memory for the rows [s, a].
+template <class T>
+void join(int n_in, int rows, const T* obs, int ld_obs, int n_obs, const T* act, int ld_act, T* x) {
+  const int n_act = n_in - n_obs;
+  for (int r = 0; r < rows; r++, obs += ld_obs, act += ld_act)
+    x = std::copy(act, act + n_act, std::copy(obs, obs + n_obs, x));
+}
+
+// q[r] = min_i Q_i(s, a)
+template <class T>
+void least(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs, const T* act,
+           int ld_act, T* x, T* const* outs, T* q) {
+  const int n_in = Layers(spec[0]).in(0);
+  join(n_in, rows, obs, ld_obs, n_obs, act, ld_act, x);
+  for (int i = 0; i < k; i++) {
+    forward<T>(spec[i], rows, p[i], x, n_in, outs[i]);
+    const T* qi = last(spec[i], rows, outs[i]);
+    for (int r = 0; r < rows; r++) q[r] = i ? std::min(q[r], qi[r]) : qi[r];
+  }
+}
+
+// L_i = 1/B sum w (Q_i(s, a) - y)^2 and its gradient by the parameters of Q_i; error[r] = 1/k sum_i Q_i(s, a) - y
+template <class T>
+void regress(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs, const T* act,
+             int ld_act, T* x, T* const* outs, const T* y, const T* weight, T* const* grads, double* losses, T* error,
+             T* scratch) {
+  const int n_in = Layers(spec[0]).in(0);
+  static thread_local std::vector<T> d;
+  d.resize(rows);
+  std::fill(error, error + rows, T(0));
+  join(n_in, rows, obs, ld_obs, n_obs, act, ld_act, x);
+  for (int i = 0; i < k; i++) {
+    forward<T>(spec[i], rows, p[i], x, n_in, outs[i]);
+    const T* q = last(spec[i], rows, outs[i]);
+    double loss = 0;
+    for (int r = 0; r < rows; r++) {
+      const T e = q[r] - y[r], we = weight ? weight[r] * e : e;
+      loss += we * e, error[r] += e / k, d[r] = 2 * we / rows;
+    }
+    losses[i] = loss / rows;
+    backward<T>(spec[i], rows, p[i], x, n_in, outs[i], d.data(), grads[i], nullptr, 0, scratch);
+  }
+}
+
+// L = -1/B sum min_i Q_i(s, a) and its gradient by a, (rows, A). Critics that are equal share it, as amin does.
+template <class T>
+double ascend(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs, const T* act,
+              int ld_act, T* x, T* const* outs, T* d_act, T* scratch) {
+  const int n_in = Layers(spec[0]).in(0);
+  static thread_local std::vector<T> d, lowest, share;
+  d.resize(rows), lowest.resize(rows), share.assign(rows, T(0));
+  least<T>(spec, k, rows, p, obs, ld_obs, n_obs, act, ld_act, x, outs, lowest.data());
+  double sum = 0;
+  for (int r = 0; r < rows; r++) {
+    sum += lowest[r];
+    for (int i = 0; i < k; i++) share[r] += last(spec[i], rows, outs[i])[r] == lowest[r];
+  }
+  std::fill(d_act, d_act + int64_t(rows) * (n_in - n_obs), T(0));
+  for (int i = 0; i < k; i++) {
+    const T* q = last(spec[i], rows, outs[i]);
+    for (int r = 0; r < rows; r++) d[r] = q[r] == lowest[r] ? -1 / (share[r] * rows) : T(0);
+    backward<T>(spec[i], rows, p[i], x, n_in, outs[i], d.data(), nullptr, d_act, n_obs, scratch);
+  }
+  return -sum / rows;
+}
+
+// tanh u and log(d tanh u / du) = log(1 - tanh^2 u), both accurate for every u: with t = e^(-2|u|) they are
+// +-(1 - t) / (1 + t) and 2 (log 2 - |u| - log(1 + t)).
+template <class T>
+T squashed(T u, T* log_slope) {
+  const T minus = std::expm1(-2 * std::fabs(u));  // t - 1
+  *log_slope = 2 * (T(M_LN2) - std::fabs(u) - std::log(2 + minus));
+  return std::copysign(minus / (2 + minus), u);
+}
+
+// a = tanh u, u = mu + sigma eps, and log pi(a) = sum log N(u; mu, sigma) - log(1 - tanh^2 u), of rows [mu, log sigma].
+template <class T>
+void squash(int rows, int n, const T* out, const T* noise, double low, double high, T* act, T* log_prob) {
+  const T constant = T(0.5 * std::log(2 * M_PI));
+  for (int r = 0; r < rows; r++, out += 2 * n, noise += n, act += n) {
+    T sum = 0;
+    for (int c = 0; c < n; c++) {
+      const T log_sigma = std::min(std::max(out[n + c], T(low)), T(high));
+      T log_slope;
+      act[c] = squashed(out[c] + std::exp(log_sigma) * noise[c], &log_slope);
+      sum -= log_sigma + constant + noise[c] * noise[c] / 2 + log_slope;
+    }
+    log_prob[r] = sum;
+  }
+}
+
+// The gradient of alpha/B sum log pi(a) + L by [mu, log sigma], (rows, 2n), from dL/da: with u = mu + sigma eps,
+// dL/du = 2 alpha/B tanh u + dL/da (1 - tanh^2 u), and dL/dlog sigma = dL/du sigma eps - alpha/B inside its limits.
+template <class T>
+void squash_gradient(int rows, int n, const T* out, const T* noise, double low, double high, const T* act,
+                     const T* d_act, double alpha, T* d_out) {
+  const T share = T(alpha / rows);
+  for (int r = 0; r < rows; r++, out += 2 * n, noise += n, act += n, d_act += n, d_out += 2 * n)
+    for (int c = 0; c < n; c++) {
+      const T log_sigma = out[n + c];
+      const bool inside = log_sigma >= T(low) && log_sigma <= T(high);
+      const T d = d_out[c] = d_act[c] * (1 - act[c] * act[c]) + 2 * share * act[c];
+      d_out[n + c] = inside ? d * std::exp(log_sigma) * noise[c] - share : T(0);
+    }
 }
 
 // One step of Adam (Kingma & Ba, arXiv:1412.6980, algorithm 1), in the order of torch's operations; `l2` adds to the
@@ -237,6 +352,32 @@ void adam(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double
     const FlushToZero guard;                                                                                         \
     return q_gradient<T>(spec, rows, p, p_target, p_judge, x, ldx, x_next, ldx_next, act, rew, factor, weight, huber, \
                          outs, grads, error, scratch);                                                               \
+  }                                                                                                                  \
+  extern "C" void least_##NAME(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs,      \
+                               int n_obs, const T* act, int ld_act, T* x, T* const* outs, T* q) {                    \
+    const FlushToZero guard;                                                                                         \
+    least<T>(spec, k, rows, p, obs, ld_obs, n_obs, act, ld_act, x, outs, q);                                         \
+  }                                                                                                                  \
+  extern "C" void regress_##NAME(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs,    \
+                                 int n_obs, const T* act, int ld_act, T* x, T* const* outs, const T* y,              \
+                                 const T* weight, T* const* grads, double* losses, T* error, T* scratch) {           \
+    const FlushToZero guard;                                                                                         \
+    regress<T>(spec, k, rows, p, obs, ld_obs, n_obs, act, ld_act, x, outs, y, weight, grads, losses, error, scratch); \
+  }                                                                                                                  \
+  extern "C" double ascend_##NAME(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs,   \
+                                  int n_obs, const T* act, int ld_act, T* x, T* const* outs, T* d_act, T* scratch) { \
+    const FlushToZero guard;                                                                                         \
+    return ascend<T>(spec, k, rows, p, obs, ld_obs, n_obs, act, ld_act, x, outs, d_act, scratch);                    \
+  }                                                                                                                  \
+  extern "C" void squash_##NAME(int rows, int n, const T* out, const T* noise, double low, double high, T* act,        \
+                                T* log_prob) {                                                                       \
+    const FlushToZero guard;                                                                                         \
+    squash<T>(rows, n, out, noise, low, high, act, log_prob);                                                        \
+  }                                                                                                                  \
+  extern "C" void squash_gradient_##NAME(int rows, int n, const T* out, const T* noise, double low, double high,       \
+                                         const T* act, const T* d_act, double alpha, T* d_out) {                     \
+    const FlushToZero guard;                                                                                         \
+    squash_gradient<T>(rows, n, out, noise, low, high, act, d_act, alpha, d_out);                                    \
   }                                                                                                                  \
   extern "C" void adam_##NAME(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double step, double lr, \
                               double beta1, double beta2, double eps, double l2, double decay) {                     \

@@ -28,7 +28,7 @@ class Mlp:
     def __init__(self, chain: Chain, kernels: Kernels | None) -> None:
         self.flat = Flat(chain.places)
         self.dtype, self.n_in = self.flat.data.dtype, chain.layers[0].n_in
-        self.native = None if kernels is None else _Native(chain, self.flat, kernels)
+        self.native = None if kernels is None else Native(chain, self.flat, kernels)
         self._passes = self.native or _Torch(chain, self.flat)
 
     def __call__(self, x: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Mlp:
         self._passes.backward(d, None, out, first)
 
 
-class _Native:
+class Native:
     """By ``kernels.cpp``. Vectors stay where they are, so their addresses are asked for once."""
 
     def __init__(self, chain: Chain, flat: Flat, kernels: Kernels) -> None:
@@ -68,7 +68,8 @@ class _Native:
         self.spec, self.data = chain.spec(), flat.data
         self.where = address(self.spec), address(self.data)
         self.units = [layer.n_out for layer in chain.layers]
-        self.widest = max(*self.units, chain.layers[0].n_in)
+        self.n_in = chain.layers[0].n_in
+        self.widest = max(*self.units, self.n_in)
         self.rooms: dict[int, _Room] = {}
 
     def room(self, rows: int) -> "_Room":

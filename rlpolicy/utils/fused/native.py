@@ -27,23 +27,42 @@ logger = logging.getLogger(__name__)
 class Kernels:
     """The functions of the library for one dtype, with the types of their arguments."""
 
+    forward: Any
+    backward: Any
+    adam: Any
+    q_gradient: Any
+    least: Any
+    regress: Any
+    ascend: Any
+    squash: Any
+    squash_gradient: Any
+
     def __init__(self, library: ctypes.CDLL, suffix: str) -> None:
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
-        chain: list[Any] = [pointer, integer, pointer, pointer, integer, pointer]  # spec, rows, p, x, ldx, outs
-        self.forward = library[f"forward_{suffix}"]
-        self.forward.argtypes = chain
-        self.backward = library[f"backward_{suffix}"]
-        self.backward.argtypes = [*chain, pointer, pointer, pointer, integer, pointer]
-        self.adam = library[f"adam_{suffix}"]
-        self.adam.argtypes = [ctypes.c_int64, *5 * [pointer], *8 * [number]]
-        rows: list[Any] = [pointer, integer]  # x and the distance of its rows
-        self.q_gradient = library[f"q_gradient_{suffix}"]
-        self.q_gradient.argtypes = [
-            *(pointer, integer, pointer, pointer, pointer), *rows, *rows, *4 * [pointer], integer, *4 * [pointer]
+        rows: list[Any] = [pointer, integer]  # numbers and the distance of their rows
+        chain: list[Any] = [pointer, integer, pointer, *rows, pointer]  # spec, rows, p, x, outs
+        critics: list[Any] = [  # spec, k, rows, p, obs and its columns, act, x, outs
+            *(pointer, integer, integer, pointer), *rows, integer, *rows, pointer, pointer
         ]  # fmt: skip
-        for function in (self.forward, self.backward, self.adam):
-            function.restype = None
-        self.q_gradient.restype = number
+        gaussian: list[Any] = [integer, integer, pointer, pointer, number, number]  # rows, n, out, noise, low, high
+        arguments: dict[str, list[Any]] = {
+            "forward": chain,
+            "backward": [*chain, pointer, pointer, pointer, integer, pointer],
+            "adam": [ctypes.c_int64, *5 * [pointer], *8 * [number]],
+            "q_gradient": [
+                *(pointer, integer, pointer, pointer, pointer), *rows, *rows, *4 * [pointer], integer, *4 * [pointer]
+            ],
+            "least": [*critics, pointer],
+            "regress": [*critics, *6 * [pointer]],
+            "ascend": [*critics, pointer, pointer],
+            "squash": [*gaussian, pointer, pointer],
+            "squash_gradient": [*gaussian, pointer, pointer, number, pointer],
+        }  # fmt: skip
+        for name, types in arguments.items():
+            function = library[f"{name}_{suffix}"]
+            function.argtypes = types
+            function.restype = number if name in ("q_gradient", "ascend") else None
+            setattr(self, name, function)
 
 
 @functools.cache

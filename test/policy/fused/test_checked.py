@@ -15,6 +15,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from pairs import ALGORITHMS, assert_equal, buffer, differences, policy, run
 
 from rlpolicy.policy.fused import dqn
+from rlpolicy.utils.fused.critics import Critics
 from rlpolicy.utils.fused.flat import FlatAdam
 from rlpolicy.utils.fused.mlp import Mlp
 from rlpolicy.utils.fused.td import q_gradient
@@ -25,7 +26,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "td3": {},
     "sac": {"alpha": "auto"},
 }
-BACKWARD, INPUT_GRADIENT, STEP, CALL = Mlp.backward, Mlp.input_gradient, FlatAdam.step, Mlp.__call__
+STEP, LEAST, REGRESS, ASCEND = FlatAdam.step, Critics.least, Critics.regress, Critics.ascend
 
 
 def scaled_layer(net: Mlp, grad: Tensor) -> None:
@@ -44,9 +45,10 @@ def no_number(net: Mlp, grad: Tensor) -> None:
 def plant_gradient(algorithm: str, wrong: Callable[[Mlp, Tensor], None], monkeypatch: pytest.MonkeyPatch) -> None:
     """Spoil what a backward pass has written."""
 
-    def backward(self: Mlp, d: Tensor, grad: Tensor) -> None:
-        BACKWARD(self, d, grad)
-        wrong(self, grad)
+    def of_critics(self: Critics, *args: Any) -> Any:
+        result = REGRESS(self, *args)
+        wrong(self.nets[0], self.grads[0])
+        return result
 
     def of_q(net: Mlp, *args: Any) -> tuple[float, Tensor]:
         result = q_gradient(net, *args)
@@ -56,7 +58,7 @@ def plant_gradient(algorithm: str, wrong: Callable[[Mlp, Tensor], None], monkeyp
     if algorithm == "dqn":
         monkeypatch.setattr(dqn, "q_gradient", of_q)
     else:
-        monkeypatch.setattr(Mlp, "backward", backward)
+        monkeypatch.setattr(Critics, "regress", of_critics)
 
 
 def no_bias_correction(self: FlatAdam, *args: Any, **options: Any) -> None:
@@ -76,13 +78,14 @@ def too_fast(self: FlatAdam, target: Any = None, tau: float = 0.0, max_grad_norm
     STEP(self, target, 1.05 * tau, max_grad_norm)
 
 
-def blurred(self: Mlp, x: Tensor) -> Tensor:
-    """Outputs are wrong in the second digit."""
-    return CALL(self, x).mul_(1.05)
+def blurred(self: Critics, *args: Any) -> Tensor:
+    """Values are wrong in the second digit."""
+    return LEAST(self, *args).mul_(1.05)
 
 
-def wrong_sign(self: Mlp, d: Tensor, first: int, out: Tensor) -> None:
-    INPUT_GRADIENT(self, -d, first, out)
+def wrong_sign(self: Critics, *args: Any) -> Any:
+    loss, d_act = ASCEND(self, *args)
+    return loss, -d_act
 
 
 GRADIENTS: dict[str, tuple[Callable[[Mlp, Tensor], None], str]] = {
@@ -95,9 +98,9 @@ WRONG: dict[str, tuple[Any, str, Callable[..., Any], str]] = {
     "count": (FlatAdam, "step", uncounted, "steps"),
 }
 ALL = [(name, algorithm) for name in (*GRADIENTS, *WRONG) for algorithm in ("dqn", "sac")]
-WRONG["forward"] = (Mlp, "__call__", blurred, "(weights|exp_avg)")
+WRONG["forward"] = (Critics, "least", blurred, "(weights|exp_avg)")
 WRONG["follower"] = (FlatAdam, "step", too_fast, "lagged weights")
-WRONG["input gradient"] = (Mlp, "input_gradient", wrong_sign, "actor: ")
+WRONG["input gradient"] = (Critics, "ascend", wrong_sign, "actor: ")
 ALL += [(name, algorithm) for name in ("forward", "follower", "input gradient") for algorithm in ("ddpg", "td3", "sac")]
 FEW = [("layer", "dqn"), ("bias correction", "sac"), ("follower", "td3")]
 

@@ -1,0 +1,121 @@
+"""Critics of states and actions: their least value, their regression, the gradient by the action.
+
+Shapes: B rows, O numbers of an observation, A of an action, k critics.
+"""
+
+import ctypes
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from rlpolicy.utils.errors import InvalidArgument
+from rlpolicy.utils.fused.mlp import MANY, Mlp, Native
+from rlpolicy.utils.fused.native import address
+
+
+class Critics:
+    """Networks of the same layers that see [s, a] and say one number each, Q_i(s, a).
+
+    :param grads: of each network, where the gradient by its parameters goes; without them there is no :meth:`regress`.
+    """
+
+    def __init__(self, nets: Sequence[Mlp], grads: Sequence[Tensor] = ()) -> None:
+        self.nets, self.grads = list(nets), list(grads)
+        natives = [net.native for net in nets if net.native is not None]
+        self._native = natives if len(natives) == len(self.nets) else None
+        if self._native is not None:
+            self._specs = _addresses(net.spec for net in self._native)
+            self._params = _addresses(net.data for net in self._native)
+            self._grads = _addresses(self.grads)
+            self._rooms: dict[int, _Room] = {}
+
+    def least(self, obs: Tensor, act: Tensor) -> Tensor:
+        """min_i Q_i(s, a), (B,).
+
+        :param obs: (B, O).
+        :param act: (B, A).
+        """
+        if self._native is None:
+            return torch.cat([net(torch.cat([obs, act], dim=1)) for net in self.nets], dim=1).amin(dim=1)
+        given, _ = self._given(obs, act)
+        q = obs.new_empty(len(obs))
+        self._native[0].kernels.least(*given, q.data_ptr())
+        return q
+
+    def regress(self, obs: Tensor, act: Tensor, y: Tensor, weight: Tensor | None) -> tuple[list[Any], Tensor]:
+        """L_i = 1/B Σ w (Q_i(s, a) - y)², and their gradients by the networks' parameters into ``grads``.
+
+        :param y: (B,).
+        :param weight: (B,); None: ones.
+        :return: the losses L_i, floats or tensors; 1/k Σ_i Q_i(s, a) - y, (B,).
+        """
+        if self._native is None:
+            x = torch.cat([obs, act], dim=1)
+            tds = [net(x).flatten() - y for net in self.nets]
+            weighted = [td if weight is None else weight * td for td in tds]
+            for net, grad, d in zip(self.nets, self.grads, weighted, strict=True):
+                net.backward((2.0 / len(d)) * d.unsqueeze(1), grad)
+            losses = [torch.dot(w, td) / len(td) for w, td in zip(weighted, tds, strict=True)]
+            return losses, torch.stack(tds).mean(dim=0)
+        given, room = self._given(obs, act)
+        y, weight = y.contiguous(), None if weight is None else weight.contiguous()
+        td = torch.empty_like(y)
+        self._native[0].kernels.regress(
+            *given, y.data_ptr(), address(weight), self._grads, room.losses, td.data_ptr(), room.scratch
+        )
+        return list(room.losses), td
+
+    def ascend(self, obs: Tensor, act: Tensor) -> tuple[Any, Tensor]:
+        """L = -1/B Σ min_i Q_i(s, a) and its gradient by a; critics that are equal share it, as amin's do.
+
+        :return: L, a float or tensor; dL/da, (B, A).
+        """
+        if self._native is None:
+            x = torch.cat([obs, act], dim=1)
+            q = torch.cat([net(x) for net in self.nets], dim=1)
+            lowest = q.amin(dim=1, keepdim=True)
+            share = (q == lowest).to(q.dtype)
+            d = share / (-len(q) * share.sum(dim=1, keepdim=True))
+            d_act = torch.zeros_like(act)
+            for i, net in enumerate(self.nets):
+                net.input_gradient(d[:, i : i + 1], obs.shape[1], d_act)
+            return -lowest.mean(), d_act
+        given, room = self._given(obs, act)
+        d_act = act.new_empty(act.shape)
+        return self._native[0].kernels.ascend(*given, d_act.data_ptr(), room.scratch), d_act
+
+    def _given(self, obs: Tensor, act: Tensor) -> tuple[tuple[Any, ...], "_Room"]:
+        """The arguments that all kernels of critics begin with, and the memory of this number of rows."""
+        assert self._native is not None
+        (rows, n_obs), n_act = obs.shape, act.shape[1]
+        if any(net.n_in != n_obs + n_act for net in self._native):
+            raise InvalidArgument(f"the critics take other numbers per row than {n_obs} and {n_act}")
+        obs, act = (x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous() for x in (obs, act))
+        room = self._rooms.get(rows)
+        if room is None:
+            if len(self._rooms) == MANY:
+                self._rooms.clear()
+            room = self._rooms[rows] = _Room(self._native, rows)
+        given = (
+            self._specs, len(self._native), rows, self._params, obs.data_ptr(), obs.stride(0), n_obs, act.data_ptr(),
+            act.stride(0), room.x.data_ptr(), room.outs,
+        )  # fmt: skip
+        return given, room
+
+
+class _Room:
+    """Memory for a number of rows: their joined inputs, and what each network keeps of its pass."""
+
+    def __init__(self, nets: Sequence[Native], rows: int) -> None:
+        self.x = nets[0].data.new_empty(rows, nets[0].n_in)
+        self.rooms = [net.room(rows) for net in nets]  # held, for their addresses
+        self.outs = _addresses(room.outs for room in self.rooms)
+        self.scratch = max(self.rooms, key=lambda room: room.scratch.numel()).scratch_at
+        self.losses = (ctypes.c_double * len(nets))()
+
+
+def _addresses(tensors: Iterable[Tensor]) -> Any:
+    where = [tensor.data_ptr() for tensor in tensors]
+    return (ctypes.c_void_p * len(where))(*where)

@@ -55,10 +55,12 @@ class CpuTape(TorchDispatchMode):
 
     def record(self, function: Callable[[], Any]) -> Any:
         """Unlike a graph this computes: what it wrote is put back, and of what it made nothing is left."""
-        with torch.random.fork_rng([]), Guard(lambda tensor: True), self:
-            outputs = function()
-        for storage, before in self._others.values():
-            storage.copy_(before)
+        try:
+            with torch.random.fork_rng([]), Guard(lambda tensor: True), self:
+                outputs = function()
+        finally:
+            for storage, before in self._others.values():
+                storage.copy_(before)
         for tensor in self._own.values():
             tensor.fill_(torch.nan if tensor.is_floating_point() else 1)
         return outputs

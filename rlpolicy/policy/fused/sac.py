@@ -80,7 +80,7 @@ class FusedSAC(FusedUpdate):
 
     def _sample(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, (B, A), their log-densities, (B,), and the noise that they were made with, (B, A)."""
-        noise = torch.randn(len(out), out.shape[1] // 2, dtype=out.dtype, device=out.device)
+        noise = torch.randn_like(out[:, : out.shape[1] // 2]).contiguous()
         return *squash(self.kernels, out, noise), noise
 
     def restore(self, state: dict[str, Tensor]) -> None:

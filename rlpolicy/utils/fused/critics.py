@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from rlpolicy.utils.errors import InvalidArgument
-from rlpolicy.utils.fused.mlp import MANY, Mlp, Native
+from rlpolicy.utils.fused.mlp import Mlp
 from rlpolicy.utils.fused.native import address
 
 
@@ -28,8 +28,7 @@ class Critics:
         if self._native is not None:
             self._specs = _addresses(net.spec for net in self._native)
             self._params = _addresses(net.data for net in self._native)
-            self._grads = _addresses(self.grads)
-            self._rooms: dict[int, _Room] = {}
+            self._grads, self._losses = _addresses(self.grads), (ctypes.c_double * len(natives))()
 
     def least(self, obs: Tensor, act: Tensor) -> Tensor:
         """min_i Q_i(s, a), (B,).
@@ -39,9 +38,9 @@ class Critics:
         """
         if self._native is None:
             return torch.cat([net(torch.cat([obs, act], dim=1)) for net in self.nets], dim=1).amin(dim=1)
-        given, _ = self._given(obs, act)
+        obs, act = self._rows(obs, act)
         q = obs.new_empty(len(obs))
-        self._native[0].kernels.least(*given, q.data_ptr())
+        self._native[0].kernels.least(*self._given(obs, act), q.data_ptr())
         return q
 
     def regress(self, obs: Tensor, act: Tensor, y: Tensor, weight: Tensor | None) -> tuple[list[Any], Tensor]:
@@ -59,13 +58,13 @@ class Critics:
                 net.backward((2.0 / len(d)) * d.unsqueeze(1), grad)
             losses = [torch.dot(w, td) / len(td) for w, td in zip(weighted, tds, strict=True)]
             return losses, torch.stack(tds).mean(dim=0)
-        given, room = self._given(obs, act)
+        obs, act = self._rows(obs, act)
         y, weight = y.contiguous(), None if weight is None else weight.contiguous()
         td = torch.empty_like(y)
         self._native[0].kernels.regress(
-            *given, y.data_ptr(), address(weight), self._grads, room.losses, td.data_ptr(), room.scratch
+            *self._given(obs, act), y.data_ptr(), address(weight), self._grads, self._losses, td.data_ptr()
         )
-        return list(room.losses), td
+        return list(self._losses), td
 
     def ascend(self, obs: Tensor, act: Tensor) -> tuple[Any, Tensor]:
         """L = -1/B Σ min_i Q_i(s, a) and its gradient by a; critics that are equal share it, as amin's do.
@@ -82,38 +81,23 @@ class Critics:
             for i, net in enumerate(self.nets):
                 net.input_gradient(d[:, i : i + 1], obs.shape[1], d_act)
             return -lowest.mean(), d_act
-        given, room = self._given(obs, act)
+        obs, act = self._rows(obs, act)
         d_act = act.new_empty(act.shape)
-        return self._native[0].kernels.ascend(*given, d_act.data_ptr(), room.scratch), d_act
+        return self._native[0].kernels.ascend(*self._given(obs, act), d_act.data_ptr()), d_act
 
-    def _given(self, obs: Tensor, act: Tensor) -> tuple[tuple[Any, ...], "_Room"]:
-        """The arguments that all kernels of critics begin with, and the memory of this number of rows."""
-        assert self._native is not None
-        (rows, n_obs), n_act = obs.shape, act.shape[1]
-        if any(net.n_in != n_obs + n_act for net in self._native):
+    def _rows(self, obs: Tensor, act: Tensor) -> list[Tensor]:
+        """Both with the numbers of a row side by side. The caller holds them while their addresses are used."""
+        n_obs, n_act = obs.shape[1], act.shape[1]
+        if any(net.n_in != n_obs + n_act for net in self.nets):
             raise InvalidArgument(f"the critics take other numbers per row than {n_obs} and {n_act}")
-        obs, act = (x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous() for x in (obs, act))
-        room = self._rooms.get(rows)
-        if room is None:
-            if len(self._rooms) == MANY:
-                self._rooms.clear()
-            room = self._rooms[rows] = _Room(self._native, rows)
-        given = (
-            self._specs, len(self._native), rows, self._params, obs.data_ptr(), obs.stride(0), n_obs, act.data_ptr(),
-            act.stride(0), room.x.data_ptr(), room.outs,
+        return [x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous() for x in (obs, act)]
+
+    def _given(self, obs: Tensor, act: Tensor) -> tuple[Any, ...]:
+        """The arguments that all kernels of critics begin with."""
+        (rows, n_obs), k = obs.shape, len(self.nets)
+        return (
+            self._specs, k, rows, self._params, obs.data_ptr(), obs.stride(0), n_obs, act.data_ptr(), act.stride(0)
         )  # fmt: skip
-        return given, room
-
-
-class _Room:
-    """Memory for a number of rows: their joined inputs, and what each network keeps of its pass."""
-
-    def __init__(self, nets: Sequence[Native], rows: int) -> None:
-        self.x = nets[0].data.new_empty(rows, nets[0].n_in)
-        self.rooms = [net.room(rows) for net in nets]  # held, for their addresses
-        self.outs = _addresses(room.outs for room in self.rooms)
-        self.scratch = max(self.rooms, key=lambda room: room.scratch.numel()).scratch_at
-        self.losses = (ctypes.c_double * len(nets))()
 
 
 def _addresses(tensors: Iterable[Tensor]) -> Any:

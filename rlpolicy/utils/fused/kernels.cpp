@@ -89,12 +89,25 @@ void forward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* 
   }
 }
 
-// Where the outputs of the last layer lie among those of all layers.
-template <class T>
-T* last(const int64_t* spec, int rows, T* outs) {
+// Memory of this thread for one purpose, good until it is asked for again.
+enum Purpose { layers, joined, passed_back, of_outputs, lowest_values, shares };
+template <class T, Purpose>
+T* memory(int64_t size) {
+  static thread_local std::vector<T> numbers;
+  if (int64_t(numbers.size()) < size) numbers.resize(size);
+  return numbers.data();
+}
+
+// How many outputs all layers but the last, or all layers, have.
+int64_t hidden(const int64_t* spec, int rows) {
   const Layers net(spec);
-  for (int l = 0; l < net.n - 1; l++) outs += int64_t(rows) * net.out(l);
-  return outs;
+  int64_t size = 0;
+  for (int l = 0; l < net.n - 1; l++) size += int64_t(rows) * net.out(l);
+  return size;
+}
+int64_t outputs(const int64_t* spec, int rows) {
+  const Layers net(spec);
+  return hidden(spec, rows) + int64_t(rows) * net.out(net.n - 1);
 }
 
 // d <- d * activation'(.), written with the activation's output h; h's rows are chosen by `row`.
@@ -114,14 +127,14 @@ void through_activation(int64_t activation, T* d, const T* h, const int* row, in
 // of the input's columns from `first` on, added to dx. There only rows with a gradient are looked at.
 template <class T>
 void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs, const T* d_out, T* grads,
-              T* dx, int first, T* scratch) {
+              T* dx, int first) {
   const Layers net(spec);
   int64_t n_params = 0, n_outs = 0;
   for (int l = 0; l < net.n; l++) n_params += int64_t(net.in(l) + 1) * net.out(l), n_outs += int64_t(rows) * net.out(l);
   const int last = net.out(net.n - 1);
   static thread_local std::vector<int> row;
   row.clear();
-  T *d = scratch, *spare = scratch + int64_t(rows) * net.widest;
+  T *d = memory<T, passed_back>(int64_t(2) * rows * net.widest), *spare = d + int64_t(rows) * net.widest;
   for (int r = 0; r < rows; r++) {
     const T* from = d_out + int64_t(r) * last;
     bool any = grads != nullptr;
@@ -177,13 +190,12 @@ void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, co
 template <class T>
 double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, const T* p_judge, const T* x, int ldx,
                   const T* x_next, int ldx_next, const int64_t* act, const T* rew, const T* factor, const T* weight,
-                  int huber, T* outs, T* grads, T* error, T* scratch) {
+                  int huber, T* grads, T* error) {
   const Layers net(spec);
   const int n = net.out(net.n - 1);
-  const T* q = last(spec, rows, outs);
-  static thread_local std::vector<int> best;
-  static thread_local std::vector<T> d;
-  best.resize(rows);
+  T *outs = memory<T, layers>(outputs(spec, rows)), *d = memory<T, of_outputs>(int64_t(rows) * n);
+  const T* q = outs + hidden(spec, rows);
+  int* best = memory<int, of_outputs>(rows);
   for (int r = 0; r < rows; r++)
     if (act[r] < 0 || act[r] >= n) return -HUGE_VAL;
 
@@ -193,7 +205,7 @@ double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, 
   for (int r = 0; r < rows; r++) error[r] = rew[r] + factor[r] * q[best[r]];
 
   forward<T>(spec, rows, p, x, ldx, outs);
-  d.assign(int64_t(rows) * n, T(0));
+  std::fill(d, d + int64_t(rows) * n, T(0));
   double loss = 0;
   for (int r = 0; r < rows; r++) {
     const int64_t chosen = int64_t(r) * n + act[r];
@@ -203,73 +215,82 @@ double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, 
     loss += w * (huber ? slope * (e - slope / 2) : e * e);
     d[chosen] = -w * slope / rows;
   }
-  backward<T>(spec, rows, p, x, ldx, outs, d.data(), grads, nullptr, 0, scratch);
+  backward<T>(spec, rows, p, x, ldx, outs, d, grads, nullptr, 0);
   return loss / rows;
 }
 
 // Critics: k networks that see [s, a], a state of `n_obs` numbers and an action, and say one number. Their specs,
-// parameters, gradients and outputs are lists of k. `x` is memory for the rows [s, a].
+// parameters and gradients are lists of k.
 template <class T>
-void join(int n_in, int rows, const T* obs, int ld_obs, int n_obs, const T* act, int ld_act, T* x) {
-  const int n_act = n_in - n_obs;
+const T* join(int n_in, int rows, const T* obs, int ld_obs, int n_obs, const T* act, int ld_act) {
+  T *x = memory<T, joined>(int64_t(rows) * n_in), *to = x;
   for (int r = 0; r < rows; r++, obs += ld_obs, act += ld_act)
-    x = std::copy(act, act + n_act, std::copy(obs, obs + n_obs, x));
+    to = std::copy(act, act + n_in - n_obs, std::copy(obs, obs + n_obs, to));
+  return x;
 }
 
 // q[r] = min_i Q_i(s, a)
 template <class T>
-void least(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs, const T* act,
-           int ld_act, T* x, T* const* outs, T* q) {
+void least(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
+           const T* act, int ld_act, T* q) {
   const int n_in = Layers(spec[0]).in(0);
-  join(n_in, rows, obs, ld_obs, n_obs, act, ld_act, x);
+  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
   for (int i = 0; i < k; i++) {
-    forward<T>(spec[i], rows, p[i], x, n_in, outs[i]);
-    const T* qi = last(spec[i], rows, outs[i]);
+    T* outs = memory<T, layers>(outputs(spec[i], rows));
+    forward<T>(spec[i], rows, p[i], x, n_in, outs);
+    const T* qi = outs + hidden(spec[i], rows);
     for (int r = 0; r < rows; r++) q[r] = i ? std::min(q[r], qi[r]) : qi[r];
   }
 }
 
 // L_i = 1/B sum w (Q_i(s, a) - y)^2 and its gradient by the parameters of Q_i; error[r] = 1/k sum_i Q_i(s, a) - y
 template <class T>
-void regress(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs, const T* act,
-             int ld_act, T* x, T* const* outs, const T* y, const T* weight, T* const* grads, double* losses, T* error,
-             T* scratch) {
+void regress(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
+             const T* act, int ld_act, const T* y, const T* weight, T* const* grads, double* losses, T* error) {
   const int n_in = Layers(spec[0]).in(0);
-  static thread_local std::vector<T> d;
-  d.resize(rows);
+  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
+  T* d = memory<T, of_outputs>(rows);
   std::fill(error, error + rows, T(0));
-  join(n_in, rows, obs, ld_obs, n_obs, act, ld_act, x);
   for (int i = 0; i < k; i++) {
-    forward<T>(spec[i], rows, p[i], x, n_in, outs[i]);
-    const T* q = last(spec[i], rows, outs[i]);
+    T* outs = memory<T, layers>(outputs(spec[i], rows));
+    forward<T>(spec[i], rows, p[i], x, n_in, outs);
+    const T* q = outs + hidden(spec[i], rows);
     double loss = 0;
     for (int r = 0; r < rows; r++) {
       const T e = q[r] - y[r], we = weight ? weight[r] * e : e;
       loss += we * e, error[r] += e / k, d[r] = 2 * we / rows;
     }
     losses[i] = loss / rows;
-    backward<T>(spec[i], rows, p[i], x, n_in, outs[i], d.data(), grads[i], nullptr, 0, scratch);
+    backward<T>(spec[i], rows, p[i], x, n_in, outs, d, grads[i], nullptr, 0);
   }
 }
 
 // L = -1/B sum min_i Q_i(s, a) and its gradient by a, (rows, A). Critics that are equal share it, as amin does.
 template <class T>
-double ascend(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs, const T* act,
-              int ld_act, T* x, T* const* outs, T* d_act, T* scratch) {
+double ascend(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
+              const T* act, int ld_act, T* d_act) {
   const int n_in = Layers(spec[0]).in(0);
-  static thread_local std::vector<T> d, lowest, share;
-  d.resize(rows), lowest.resize(rows), share.assign(rows, T(0));
-  least<T>(spec, k, rows, p, obs, ld_obs, n_obs, act, ld_act, x, outs, lowest.data());
-  double sum = 0;
-  for (int r = 0; r < rows; r++) {
-    sum += lowest[r];
-    for (int i = 0; i < k; i++) share[r] += last(spec[i], rows, outs[i])[r] == lowest[r];
+  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
+  int64_t size = 0;
+  for (int i = 0; i < k; i++) size += outputs(spec[i], rows);
+  T *d = memory<T, of_outputs>(rows), *lowest = memory<T, lowest_values>(rows), *share = memory<T, shares>(rows);
+  T* outs = memory<T, layers>(size);
+  for (int i = 0; i < k; outs += outputs(spec[i++], rows)) {
+    forward<T>(spec[i], rows, p[i], x, n_in, outs);
+    const T* q = outs + hidden(spec[i], rows);
+    for (int r = 0; r < rows; r++) {
+      share[r] = i && q[r] >= lowest[r] ? share[r] + (q[r] == lowest[r]) : 1;
+      lowest[r] = i ? std::min(lowest[r], q[r]) : q[r];
+    }
   }
+  double sum = 0;
+  for (int r = 0; r < rows; r++) sum += lowest[r];
   std::fill(d_act, d_act + int64_t(rows) * (n_in - n_obs), T(0));
-  for (int i = 0; i < k; i++) {
-    const T* q = last(spec[i], rows, outs[i]);
+  outs = memory<T, layers>(size);
+  for (int i = 0; i < k; outs += outputs(spec[i++], rows)) {
+    const T* q = outs + hidden(spec[i], rows);
     for (int r = 0; r < rows; r++) d[r] = q[r] == lowest[r] ? -1 / (share[r] * rows) : T(0);
-    backward<T>(spec[i], rows, p[i], x, n_in, outs[i], d.data(), nullptr, d_act, n_obs, scratch);
+    backward<T>(spec[i], rows, p[i], x, n_in, outs, d, nullptr, d_act, n_obs);
   }
   return -sum / rows;
 }
@@ -333,56 +354,28 @@ void adam(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double
     for (int64_t i = 0; i < n; i++) target[i] += t * (p[i] - target[i]);
 }
 
+template <auto f>
+struct Guarded;
+template <class Result, class... Arguments, Result (*f)(Arguments...)>
+struct Guarded<f> {
+  static Result call(Arguments... arguments) {
+    const FlushToZero guard;
+    return f(arguments...);
+  }
+};
+
 }  // namespace
 
-#define EXPORT(NAME, T)                                                                                              \
-  extern "C" void forward_##NAME(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* outs) {          \
-    const FlushToZero guard;                                                                                         \
-    forward<T>(spec, rows, p, x, ldx, outs);                                                                         \
-  }                                                                                                                  \
-  extern "C" void backward_##NAME(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs,     \
-                                  const T* d, T* grads, T* dx, int first, T* scratch) {                              \
-    const FlushToZero guard;                                                                                         \
-    backward<T>(spec, rows, p, x, ldx, outs, d, grads, dx, first, scratch);                                          \
-  }                                                                                                                  \
-  extern "C" double q_gradient_##NAME(const int64_t* spec, int rows, const T* p, const T* p_target, const T* p_judge,  \
-                                      const T* x, int ldx, const T* x_next, int ldx_next, const int64_t* act,        \
-                                      const T* rew, const T* factor, const T* weight, int huber, T* outs, T* grads,  \
-                                      T* error, T* scratch) {                                                        \
-    const FlushToZero guard;                                                                                         \
-    return q_gradient<T>(spec, rows, p, p_target, p_judge, x, ldx, x_next, ldx_next, act, rew, factor, weight, huber, \
-                         outs, grads, error, scratch);                                                               \
-  }                                                                                                                  \
-  extern "C" void least_##NAME(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs,      \
-                               int n_obs, const T* act, int ld_act, T* x, T* const* outs, T* q) {                    \
-    const FlushToZero guard;                                                                                         \
-    least<T>(spec, k, rows, p, obs, ld_obs, n_obs, act, ld_act, x, outs, q);                                         \
-  }                                                                                                                  \
-  extern "C" void regress_##NAME(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs,    \
-                                 int n_obs, const T* act, int ld_act, T* x, T* const* outs, const T* y,              \
-                                 const T* weight, T* const* grads, double* losses, T* error, T* scratch) {           \
-    const FlushToZero guard;                                                                                         \
-    regress<T>(spec, k, rows, p, obs, ld_obs, n_obs, act, ld_act, x, outs, y, weight, grads, losses, error, scratch); \
-  }                                                                                                                  \
-  extern "C" double ascend_##NAME(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs,   \
-                                  int n_obs, const T* act, int ld_act, T* x, T* const* outs, T* d_act, T* scratch) { \
-    const FlushToZero guard;                                                                                         \
-    return ascend<T>(spec, k, rows, p, obs, ld_obs, n_obs, act, ld_act, x, outs, d_act, scratch);                    \
-  }                                                                                                                  \
-  extern "C" void squash_##NAME(int rows, int n, const T* out, const T* noise, double low, double high, T* act,        \
-                                T* log_prob) {                                                                       \
-    const FlushToZero guard;                                                                                         \
-    squash<T>(rows, n, out, noise, low, high, act, log_prob);                                                        \
-  }                                                                                                                  \
-  extern "C" void squash_gradient_##NAME(int rows, int n, const T* out, const T* noise, double low, double high,       \
-                                         const T* act, const T* d_act, double alpha, T* d_out) {                     \
-    const FlushToZero guard;                                                                                         \
-    squash_gradient<T>(rows, n, out, noise, low, high, act, d_act, alpha, d_out);                                    \
-  }                                                                                                                  \
-  extern "C" void adam_##NAME(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double step, double lr, \
-                              double beta1, double beta2, double eps, double l2, double decay) {                     \
-    const FlushToZero guard;                                                                                         \
-    adam<T>(n, p, g, m, v, target, tau, step, lr, beta1, beta2, eps, l2, decay);                                     \
-  }
-EXPORT(f32, float)
-EXPORT(f64, double)
+// Where a function for each dtype lies, under a name that a loader finds.
+#define EXPORT(NAME)                                                       \
+  extern "C" void* const NAME##_f32 = (void*)&Guarded<&NAME<float>>::call; \
+  extern "C" void* const NAME##_f64 = (void*)&Guarded<&NAME<double>>::call;
+EXPORT(forward)
+EXPORT(backward)
+EXPORT(q_gradient)
+EXPORT(least)
+EXPORT(regress)
+EXPORT(ascend)
+EXPORT(squash)
+EXPORT(squash_gradient)
+EXPORT(adam)

@@ -68,8 +68,6 @@ class Native:
         self.spec, self.data = chain.spec(), flat.data
         self.where = address(self.spec), address(self.data)
         self.units = [layer.n_out for layer in chain.layers]
-        self.n_in = chain.layers[0].n_in
-        self.widest = max(*self.units, self.n_in)
         self.rooms: dict[int, _Room] = {}
 
     def room(self, rows: int) -> "_Room":
@@ -78,7 +76,7 @@ class Native:
         if room is None:
             if len(self.rooms) == MANY:
                 self.rooms.clear()
-            room = self.rooms[rows] = _Room(self.data, rows, self.units, self.widest)
+            room = self.rooms[rows] = _Room(self.data, rows, self.units)
         return room
 
     def forward(self, x: Tensor) -> Tensor:
@@ -94,18 +92,17 @@ class Native:
         room = self.rooms[rows]
         spec, params = self.where
         self.kernels.backward(
-            spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at, d.data_ptr(), address(grad), address(dx),
-            first, room.scratch_at,
-        )  # fmt: skip
+            spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at, d.data_ptr(), address(grad), address(dx), first
+        )
 
 
 class _Room:
-    """Memory for the outputs of all layers, of which ``last`` are the last, and for the backward pass."""
+    """Memory for the outputs of all layers, of which ``last`` are the last."""
 
-    def __init__(self, like: Tensor, rows: int, units: list[int], widest: int) -> None:
-        self.outs, self.scratch = like.new_empty(rows * sum(units)), like.new_empty(2 * rows * widest)
+    def __init__(self, like: Tensor, rows: int, units: list[int]) -> None:
+        self.outs = like.new_empty(rows * sum(units))
         self.last = self.outs[len(self.outs) - rows * units[-1] :].view(rows, units[-1])
-        self.outs_at, self.scratch_at = address(self.outs), address(self.scratch)
+        self.outs_at = address(self.outs)
 
 
 class _Torch:

@@ -41,28 +41,33 @@ class Kernels:
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
         rows: list[Any] = [pointer, integer]  # numbers and the distance of their rows
         chain: list[Any] = [pointer, integer, pointer, *rows, pointer]  # spec, rows, p, x, outs
-        critics: list[Any] = [  # spec, k, rows, p, obs and its columns, act, x, outs
-            *(pointer, integer, integer, pointer), *rows, integer, *rows, pointer, pointer
-        ]  # fmt: skip
+        critics: list[Any] = [
+            pointer,
+            integer,
+            integer,
+            pointer,
+            *rows,
+            integer,
+            *rows,
+        ]  # spec, k, rows, p, obs, n, act
         gaussian: list[Any] = [integer, integer, pointer, pointer, number, number]  # rows, n, out, noise, low, high
         arguments: dict[str, list[Any]] = {
             "forward": chain,
-            "backward": [*chain, pointer, pointer, pointer, integer, pointer],
+            "backward": [*chain, pointer, pointer, pointer, integer],
             "adam": [ctypes.c_int64, *5 * [pointer], *8 * [number]],
             "q_gradient": [
-                *(pointer, integer, pointer, pointer, pointer), *rows, *rows, *4 * [pointer], integer, *4 * [pointer]
+                *(pointer, integer, pointer, pointer, pointer), *rows, *rows, *4 * [pointer], integer, pointer, pointer
             ],
             "least": [*critics, pointer],
-            "regress": [*critics, *6 * [pointer]],
-            "ascend": [*critics, pointer, pointer],
+            "regress": [*critics, *5 * [pointer]],
+            "ascend": [*critics, pointer],
             "squash": [*gaussian, pointer, pointer],
             "squash_gradient": [*gaussian, pointer, pointer, number, pointer],
         }  # fmt: skip
         for name, types in arguments.items():
-            function = library[f"{name}_{suffix}"]
-            function.argtypes = types
-            function.restype = number if name in ("q_gradient", "ascend") else None
-            setattr(self, name, function)
+            where = pointer.in_dll(library, f"{name}_{suffix}").value
+            result = number if name in ("q_gradient", "ascend") else None
+            setattr(self, name, ctypes.CFUNCTYPE(result, *types)(where or 0))
 
 
 @functools.cache

@@ -46,12 +46,12 @@ def q_gradient(
         native, x, x_next = net.native, net.rows(obs), net.rows(obs_next)
         act, rew, factor = act.contiguous(), rew.contiguous(), factor.contiguous()
         rows = x.shape[0]
-        room, error = native.room(rows), torch.empty_like(rew)
+        error = torch.empty_like(rew)
         spec, params = native.where
         loss: float = native.kernels.q_gradient(
             spec, rows, params, target.flat.address, None if judge is None else judge.flat.address,
             x.data_ptr(), x.stride(0), x_next.data_ptr(), x_next.stride(0), act.data_ptr(), rew.data_ptr(),
-            factor.data_ptr(), address(weight), huber, room.outs_at, grad.data_ptr(), error.data_ptr(), room.scratch_at,
+            factor.data_ptr(), address(weight), huber, grad.data_ptr(), error.data_ptr(),
         )  # fmt: skip
         if loss == -math.inf:
             raise IndexError(f"the minibatch has actions outside 0..{native.units[-1] - 1}")

@@ -97,7 +97,9 @@ def test_shapes_dtypes_and_missing_inputs_are_kinds() -> None:
 
 
 @pytest.mark.parametrize(
-    "reads", [Tensor.item, float, Tensor.tolist, Tensor.numpy, Tensor.nonzero, torch.tensor], ids=str
+    "reads",
+    [Tensor.item, float, Tensor.tolist, Tensor.numpy, Tensor.nonzero, torch.tensor],
+    ids=lambda reads: reads.__name__,
 )
 def test_the_graph_of_the_tests_refuses_what_a_real_one_would(reads: Callable[[Any], Any]) -> None:
     def function(x: Tensor) -> Tensor:

@@ -32,7 +32,9 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     names = set(re.findall(r"^EXPORT\((\w+)\)", native.SOURCE.read_text(), re.MULTILINE))
     source = tmp_path / "kernels.cpp"  # functions of the same names that do nothing are built in a moment
-    nothing = [f'extern "C" void* const {name}_{kind} = (void*)&nothing;\n' for name in names for kind in ("f32", "f64")]
+    nothing = [
+        f'extern "C" void* const {name}_{kind} = (void*)&nothing;\n' for name in names for kind in ("f32", "f64")
+    ]
     source.write_text("static void nothing() {}\n" + "".join(nothing))
     monkeypatch.setattr(native, "SOURCE", source)
     forget()

@@ -19,7 +19,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Recorded as well where compiled runs are compared with eager ones; faults planted in Python are not replayed."""
     if "backend" in metafunc.fixturenames:
         ways: list[Any] = ["native", "torch"]
-        if metafunc.module.__name__ in ("test_equal", "test_lifecycle"):
+        if metafunc.module.__name__.endswith(("test_equal", "test_lifecycle")):
             ways.append(pytest.param("recorded", marks=pytest.mark.slow))
         metafunc.parametrize("backend", ways, indirect=True, scope="session")
 

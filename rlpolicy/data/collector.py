@@ -3,7 +3,7 @@
 import inspect
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
@@ -23,6 +23,7 @@ from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, take_rows, 
 from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.env.tensor_env import gives_tensors
+from rlpolicy.env.utils import object_array
 from rlpolicy.utils.errors import InvalidArgument, NonFinite
 
 __all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
@@ -41,7 +42,7 @@ class Ready(NamedTuple):
     """Recurrent state of the policy after the last step, leaves of shape (k, ...), or None."""
 
 
-Sent = tuple[np.ndarray, dict[str, Any], tuple[Any, ...]]
+Sent = tuple[np.ndarray, dict[str, Any], Any, tuple[Any, ...]]
 
 
 class Ended(NamedTuple):
@@ -125,6 +126,18 @@ class Collector:
         TensorCollector.__init__(cast(TensorCollector, self), *args, **kwargs)
 
     @property
+    def env(self) -> Any:
+        """The environments."""
+        return self._env
+
+    @env.setter
+    def env(self, env: Any) -> None:
+        self._env = env
+        names = None if self._is_async else _parameter_names(getattr(env, "step", None))
+        self._step_options: dict[str, Any] = {"tag": False} if names and "tag" in names else {}
+        """Where the environments offer it, infos come without ``env_id``, which saves time."""
+
+    @property
     def buffer(self) -> ReplayBuffer:
         """Where transitions go; may be replaced, for example when resuming."""
         return self._buffer
@@ -191,7 +204,7 @@ class Collector:
     def _reset_rows(self, ids: np.ndarray, gym_reset_kwargs: dict[str, Any] | None) -> tuple[Any, Batch]:
         """Start new episodes in some environments: their first observations and infos."""
         obs, infos = self.env.reset(ids, **(gym_reset_kwargs or {}))
-        return self._first_rows(ids, as_rows(obs), stack_dicts(list(infos)))
+        return self._first_rows(ids, as_rows(obs), stack_dicts(list(infos)) if any(infos) else Batch.wrap({}))
 
     def _first_rows(self, ids: np.ndarray, rows: Any, info: Batch) -> tuple[Any, Batch]:
         """First observations and infos of episodes, checked and preprocessed."""
@@ -297,10 +310,9 @@ class Collector:
         :param left: random actions, for a collect that lacks so many transitions; 0: the policy's.
         :return: the environments that are ready next, the number of transitions stored, episodes that ended.
         """
-        frame, action = self._act(ready, left)
-        ids, frame, results = self._send(ready.ids, frame, action)
-        state = frame.pop("state")
-        fresh = getattr(self.env, "reset_rows", None)
+        frame, state, action = self._act(ready, left)
+        ids, frame, state, results = self._send(ready.ids, frame, state, action)
+        fresh = getattr(self._env, "reset_rows", None)
         if fresh is None:
             ready, ended = self._store(ids, frame, results, state, render, gym_reset_kwargs)
             stored = len(ids)
@@ -322,12 +334,17 @@ class Collector:
     ) -> tuple[Ready, Ended | None]:
         """Store what a step brought, and reset the environments that finish."""
         obs_next, rew, terminated, truncated, infos = results
-        obs_next, info = as_rows(obs_next), self._info_columns(infos, ids)
+        obs_next = as_rows(obs_next)
+        info = _tagged_columns(infos, ids) if self._step_options else _columns(infos, ids)
         if self.check_finite and not are_finite(obs_next, rew):
             self._raise_not_finite(ids, obs_next=obs_next, rew=rew)
         done = np.logical_or(terminated, truncated)
-        frame["rew"], frame["terminated"], frame["truncated"], frame["done"] = rew, terminated, truncated, done
-        frame["obs_next"], frame["info"] = obs_next, info
+        frame["rew"] = rew
+        frame["terminated"] = terminated
+        frame["truncated"] = truncated
+        frame["done"] = done
+        frame["obs_next"] = obs_next
+        frame["info"] = info
         if self.preprocess_fn is not None:
             names = ("obs_next", "rew", "done", "terminated", "truncated", "info", "policy", "act")
             frame.update(self._preprocess(env_id=ids, **{name: frame[name] for name in names}))
@@ -340,7 +357,7 @@ class Collector:
         _, ep_rew, ep_len, _ = self._buffer.add(Batch.wrap(frame), buffer_ids=ids)
         if True not in done.tolist():
             return Ready(ids, obs_next, info, state), None
-        ended = np.flatnonzero(done)
+        ended = done.nonzero()[0]
         returns = ep_rew[ended] if self._shaped is None else self._shaped.end(ids[ended])
         obs_next, info, state = self._restart(ids, ended, obs_next, info, state, gym_reset_kwargs)
         return Ready(ids, obs_next, info, state), Ended(ended, returns, ep_len[ended])
@@ -365,12 +382,12 @@ class Collector:
             self._shaped.end(ids[began])
         if self.exploration_noise:
             self._restart_noise(began)
-        rows = as_rows(results[0])
-        obs, info = self._first_rows(ids[began], rows[began], stack_dicts(list(results[4][began])))
+        rows, infos = as_rows(results[0]), object_array(results[4])
+        obs, info = self._first_rows(ids[began], rows[began], stack_dicts(list(infos[began])))
         state = zero_rows(state, began)
         if not len(kept):
             return Ready(ids, obs, info, state), None
-        parts = rows[kept], *(part[kept] for part in results[1:])
+        parts = rows[kept], *(part[kept] for part in (*results[1:4], infos))
         others, ended = self._store(ids[kept], Batch.wrap(frame)[kept].__dict__, parts, None, *args)
         if ended is not None:
             ended = ended._replace(rows=kept[ended.rows])
@@ -379,11 +396,11 @@ class Collector:
         obs = put_rows(spread_rows(obs, began, n), kept, others.obs)
         return Ready(ids, obs, put_rows(spread_rows(info, began, n), kept, others.info), state), ended
 
-    def _act(self, ready: Ready, left: int) -> tuple[dict[str, Any], Any]:
-        """What is known of this step so far (obs, act, policy, state), and the action for the environments."""
+    def _act(self, ready: Ready, left: int) -> tuple[dict[str, Any], Any, Any]:
+        """What is known of this step so far (obs, act, policy), the policy's state, the action for the environments."""
         if left:
             act, action = self._random.next(self.policy, ready.ids, left)
-            return {"obs": ready.obs, "act": act, "policy": Batch.wrap({}), "state": None}, action
+            return {"obs": ready.obs, "act": act, "policy": Batch.wrap({})}, None, action
         batch = Batch.wrap({"obs": ready.obs, "info": ready.info})
         result = self.policy(batch, ready.state)
         act = result.act
@@ -397,20 +414,11 @@ class Collector:
         state = result.get("state", None)
         if state is not None:
             extra.hidden_state = state
-        return {"obs": ready.obs, "act": act, "policy": extra, "state": state}, self.policy.map_action(act)
+        return {"obs": ready.obs, "act": act, "policy": extra}, state, self.policy.map_action(act)
 
-    def _send(self, ids: np.ndarray, frame: dict[str, Any], action: Any) -> Sent:
-        """Step the environments: whose results these are, what they had been asked, and the results."""
-        return ids, frame, self.env.step(action, None if ids is self._all else ids)
-
-    @staticmethod
-    def _info_columns(infos: Any, ids: np.ndarray) -> Batch:
-        """The infos of a step as columns."""
-        items = infos.tolist() if isinstance(infos, np.ndarray) else list(infos)
-        for info in items:
-            if len(info) != 1 or "env_id" not in info:
-                return stack_dicts(items)
-        return Batch.wrap({"env_id": ids.copy()})  # environments that say nothing: only the id that was added
+    def _send(self, ids: np.ndarray, frame: dict[str, Any], state: Any, action: Any) -> Sent:
+        """Step the environments: whose results these are, what they had been asked with which state, the results."""
+        return ids, frame, state, self._env.step(action, None if ids is self._all else ids, **self._step_options)
 
     def _restart(
         self,
@@ -441,7 +449,6 @@ class Collector:
 
     def _stats(self, steps: int, returns: list[np.ndarray], lens: list[np.ndarray], seconds: float) -> CollectStats:
         self.collect_step += steps
-        self.collect_episode += sum(map(len, lens))
         self.collect_time += seconds
         speed = steps / max(seconds, 1e-9)
         restarts = self._new_restarts()
@@ -450,6 +457,7 @@ class Collector:
                 n_collected_steps=steps, collect_time=seconds, collect_speed=speed, n_env_restarts=restarts
             )
         all_lens = np.concatenate(lens)
+        self.collect_episode += len(all_lens)
         return CollectStats.with_autogenerated_stats(
             returns=np.concatenate(returns),
             lens=all_lens,
@@ -508,16 +516,33 @@ class AsyncCollector(Collector):
         super().reset_env(gym_reset_kwargs)
         self._asked = None
 
-    def _send(self, ids: np.ndarray, frame: dict[str, Any], action: Any) -> Sent:
+    def _send(self, ids: np.ndarray, frame: dict[str, Any], state: Any, action: Any) -> Sent:
         """Step the ready environments; the results that come back may be those of others asked earlier."""
-        asked = Batch.wrap({key: value for key, value in frame.items() if value is not None})
+        asked = Batch.wrap(frame if state is None else {**frame, "state": state})
         if self._asked is None:
             self._asked = asked if len(ids) == self.env_num else spread_rows(asked, ids, self.env_num)
         else:
             self._asked = put_rows(self._asked, ids, asked)
         results = self.env.step(action, ids)
         back = np.array([info["env_id"] for info in results[4]], np.int64)
-        return back, {"state": None, **self._asked[back].__dict__}, results
+        frame = self._asked[back].__dict__
+        return back, frame, frame.pop("state", None), results
+
+
+def _tagged_columns(infos: Sequence[dict[str, Any]], ids: np.ndarray) -> Batch:
+    """The infos of a step as columns, with ``env_id``, which they lack."""
+    if any(infos):
+        return stack_dicts([{**info, "env_id": i} for info, i in zip(infos, ids.tolist(), strict=True)])
+    return Batch.wrap({"env_id": ids.copy()})
+
+
+def _columns(infos: Any, ids: np.ndarray) -> Batch:
+    """The infos of a step as columns."""
+    items = infos.tolist() if isinstance(infos, np.ndarray) else list(infos)
+    for info in items:
+        if len(info) != 1 or "env_id" not in info:
+            return stack_dicts(items)
+    return Batch.wrap({"env_id": ids.copy()})  # environments that say nothing: only the id that was added
 
 
 def _take(ready: Ready, rows: np.ndarray) -> Ready:

@@ -32,7 +32,7 @@ def collector_state(collector: Collector) -> dict[str, Any]:
         "counts": {"collect_step": collector.collect_step, "collect_episode": collector.collect_episode},
         "collect_time": collector.collect_time,
         "ready": None if ready is None else ready._asdict(),
-        "envs": env.state_dict() if restorable else None,  # type: ignore[attr-defined]  # asked for above
+        "envs": env.state_dict() if restorable else None,  # asked for above
         "spaces": [space_state(space) for space in env.action_space],
         "shaped": None if collector._shaped is None else collector._shaped.state_dict(),
     }
@@ -176,7 +176,7 @@ def _restore_envs(collector: Collector, envs: Any, ready: Ready) -> dict[int, st
     rows = [buffer.running_rows(i) for i in range(collector.env_num)]
     actions = [None if r is None else _env_actions(collector, r) for r in rows]
     try:
-        replays = collector.env.load_state_dict(envs, actions)  # type: ignore[attr-defined]  # else there is no state
+        replays = collector.env.load_state_dict(envs, actions)  # else there is no state
     except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:  # a state of other environments
         replays = [f"{type(error).__name__}: {error}"] * collector.env_num
     reasons = {

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from rlpolicy.env.episode import Replay
-from rlpolicy.env.utils import ENV_TYPE, Ids, collate, tag_infos
+from rlpolicy.env.utils import ENV_TYPE, Ids, collate
 from rlpolicy.env.venv_base import BaseVectorEnv, check_arguments
 from rlpolicy.env.worker.process import LOST, EnvProcess, Restarted, end_processes
 from rlpolicy.env.worker.shared import SharedColumns
@@ -148,25 +148,23 @@ class SubprocVectorEnv(BaseVectorEnv):
                     infos[position] = info
         self.reset_rows = None
         if columns is not None and not sent and not restarted:
-            return *columns.results(rows, self.stack_dicts), tag_infos(ids, infos)
+            return *columns.results(rows, self.stack_dicts), infos
         workers = [self.workers[i] for i in ids]
         if restarted:
-            return self._collate(
-                ids, [_result(worker, sent, info) for worker, info in zip(workers, infos, strict=True)]
-            )
+            return self._collate([_result(worker, sent, info) for worker, info in zip(workers, infos, strict=True)])
         results = [
             (*worker.process.step_result(worker.index, sent), info) for worker, info in zip(workers, infos, strict=True)
         ]
-        return collate(ids, results, self.stack_dicts)
+        return collate(results, self.stack_dicts)
 
-    def _collate(self, ids: list[int], results: list[Any]) -> tuple[Any, ...]:
+    def _collate(self, results: list[Any]) -> tuple[Any, ...]:
         """Results of steps, some of which may have ended with a new worker."""
         fresh = np.array([type(result) is Restarted for result in results])
         self.reset_rows = fresh if fresh.any() else None
         if self.reset_rows is not None and not fresh.all():  # rewards of the same shape: one number or one per agent
             no_reward = np.zeros_like(results[int(np.flatnonzero(~fresh)[0])][1])
             results = [r._replace(rew=no_reward) if type(r) is Restarted else r for r in results]
-        return collate(ids, results, self.stack_dicts)
+        return collate(results, self.stack_dicts)
 
     def _reset(self, ids: list[int], kwargs: list[dict[str, Any]]) -> Sequence[tuple[Any, dict[str, Any]]]:
         groups = self._group(ids)

@@ -57,7 +57,8 @@ class VectorEnvLike(Protocol):
 
     def step(self, action: Any, id: Ids | None = None) -> tuple[Any, ...]:
         """(obs, rew, terminated, truncated, info): a fresh array of observations; rew float64 (n,) or (n, agents);
-        flags bool (n,); info an object array of dicts, each with ``env_id``."""
+        flags bool (n,); info an object array of dicts, each with ``env_id``. A collector passes ``tag=False`` to a
+        ``step`` that has this parameter, and gets a sequence of dicts without ``env_id``."""
 
     def seed(self, seed: Seeds | None = None) -> Sequence[Any]:
         """Seed environments and action spaces."""
@@ -87,13 +88,13 @@ def wrap_ids(id: Ids | Iterable[int], env_num: int) -> list[int]:
 
     :raises IndexError: an id outside of 0..env_num - 1.
     """
-    if isinstance(id, int | np.integer):
-        ids = [int(id)]
-    elif isinstance(id, np.ndarray):
-        if id.dtype == np.bool_:
+    if isinstance(id, np.ndarray):
+        if id.dtype.kind == "b":
             raise InvalidArgument("ids must be integers, got a bool mask: use np.flatnonzero(mask)")
         # object arrays of ids come from Batch(info).env_id
-        ids = id.tolist() if id.dtype != object else [int(i) for i in id]
+        ids = id.tolist() if id.dtype.kind != "O" else [int(i) for i in id]
+    elif isinstance(id, int | np.integer):
+        ids = [int(id)]
     else:
         ids = [int(i) for i in id]
     if ids and (min(ids) < 0 or max(ids) >= env_num):
@@ -169,8 +170,8 @@ def _stack_tree(obs: Sequence[Any]) -> Any:
     return stack_obs(obs)
 
 
-def collate(ids: Sequence[int], results: Sequence[Any], stack_dicts: bool = False) -> tuple[Any, ...]:
-    """Step results of single environments, in the order of ids, as (obs, rew, terminated, truncated, info)."""
+def collate(results: Sequence[Any], stack_dicts: bool = False) -> tuple[Any, ...]:
+    """Step results of single environments as (obs, rew, terminated, truncated, infos), infos a sequence of dicts."""
     try:
         obs, rew, terminated, truncated, infos = zip(*results, strict=True)
     except ValueError:
@@ -183,16 +184,13 @@ def collate(ids: Sequence[int], results: Sequence[Any], stack_dicts: bool = Fals
         np.array(rew, np.float64),
         np.array(terminated, np.bool_),
         np.array(truncated, np.bool_),
-        tag_infos(ids, infos),
+        infos,
     )
 
 
 def tag_infos(ids: Sequence[int], infos: Iterable[dict[str, Any]]) -> NDArray[Any]:
     """Object array of infos with ``env_id`` added, in new dicts: an environment may reuse its own."""
-    tagged = np.empty(len(ids), object)
-    for row, (i, info) in enumerate(zip(ids, infos, strict=True)):
-        tagged[row] = {**info, "env_id": i}
-    return tagged
+    return object_array([{**info, "env_id": i} for i, info in zip(ids, infos, strict=True)])
 
 
 def checked_reset(result: Any) -> tuple[Any, dict[str, Any]]:

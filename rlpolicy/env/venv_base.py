@@ -17,6 +17,7 @@ from rlpolicy.env.utils import (
     collate,
     spread_seeds,
     stack_obs,
+    tag_infos,
     wrap_ids,
 )
 from rlpolicy.env.worker.base import EnvWorker
@@ -148,12 +149,14 @@ class BaseVectorEnv:
         obs, infos = zip(*self._reset(ids, per_env), strict=True)
         return stack_obs(obs, self.stack_dicts), list(infos)
 
-    def step(self, action: Any, id: Ids | None = None) -> tuple[Any, ...]:
+    def step(self, action: Any, id: Ids | None = None, *, tag: bool = True) -> tuple[Any, ...]:
         """One step of all environments or of those given.
 
         :param action: one action per environment: array, tensor or sequence. None, when asynchronous: start
             nothing, only wait for results.
         :param id: environments to step, in the order of the actions; None: all.
+        :param tag: False, for callers that know whom they asked: info is a sequence of the very dicts that the
+            environments returned, without ``env_id``.
         :return: (obs, rew, terminated, truncated, info), one row per environment: a fresh array (n, ...), float64
             (n,) or (n, agents), bool (n,) twice, an object array (n,) of dicts with ``env_id`` added. When
             asynchronous, n is the number of those that are done.
@@ -162,14 +165,17 @@ class BaseVectorEnv:
         if self.is_closed:
             self._assert_is_not_closed()
         if self.is_async:
-            return self._step_async(action, id)
-        ids = self._all if id is None else wrap_ids(id, self.env_num)
-        return self._step(ids, checked_actions(action, ids))
+            ids, results = self._step_async(action, id)
+        else:
+            ids = self._all if id is None else wrap_ids(id, self.env_num)
+            results = self._step(ids, checked_actions(action, ids))
+        return (*results[:-1], tag_infos(ids, results[-1])) if tag else results
 
     def _step(self, ids: list[int], actions: Any) -> tuple[Any, ...]:
+        """(obs, rew, terminated, truncated, infos) of these environments, infos a sequence of their own dicts."""
         for i, action in zip(ids, actions, strict=True):
             self._send(i, action)
-        return collate(ids, [self._recv(i) for i in ids], self.stack_dicts)
+        return self._collate([self._recv(i) for i in ids])
 
     def _reset(self, ids: list[int], kwargs: list[dict[str, Any]]) -> Sequence[tuple[Any, dict[str, Any]]]:
         for i, kw in zip(ids, kwargs, strict=True):
@@ -194,7 +200,8 @@ class BaseVectorEnv:
         """The worker of environment i has raised; called before the error goes on to the caller."""
         error.add_note(f"raised by environment {i}")
 
-    def _step_async(self, action: Any, id: Ids | None) -> tuple[Any, ...]:
+    def _step_async(self, action: Any, id: Ids | None) -> tuple[list[int], tuple[Any, ...]]:
+        """Who is done, and their results as of :meth:`_step`."""
         if action is not None:
             ids = self._idle(id)
             for i, act in zip(ids, checked_actions(action, ids), strict=True):
@@ -211,10 +218,10 @@ class BaseVectorEnv:
         results = [self._recv(i) for i in done]
         self.waiting_id = [i for i in self.waiting_id if i not in done]
         self.ready_id = [i for i in self._all if i not in self.waiting_id]
-        return self._collate(done, results)
+        return done, self._collate(results)
 
-    def _collate(self, ids: list[int], results: list[Any]) -> tuple[Any, ...]:
-        return collate(ids, results, self.stack_dicts)
+    def _collate(self, results: list[Any]) -> tuple[Any, ...]:
+        return collate(results, self.stack_dicts)
 
     def seed(self, seed: Seeds | None = None) -> list[list[int | None] | None]:
         """Seed (and thereby reset) the environments, and their action spaces.

@@ -61,9 +61,9 @@ class VectorEnvWrapper(BaseVectorEnv):
         """See the vector environment inside."""
         return self.venv.reset(env_id if id is None else id, **kwargs)
 
-    def step(self, action: Any, id: Ids | None = None) -> Any:
+    def step(self, action: Any, id: Ids | None = None, **how: Any) -> Any:
         """See the vector environment inside."""
-        return self.venv.step(action, id)
+        return self.venv.step(action, id, **how)
 
     def seed(self, seed: Seeds | None = None) -> Any:
         """See the vector environment inside."""
@@ -115,9 +115,9 @@ class VectorEnvNormObs(VectorEnvWrapper):
         # A row without its first observation yet holds the last one of the old episode, which has been counted.
         return self._take_in(obs, getattr(self.venv, "placeholder_rows", None)), infos
 
-    def step(self, action: Any, id: Ids | None = None) -> Any:
+    def step(self, action: Any, id: Ids | None = None, **how: Any) -> Any:
         """As the vector environment inside, observations normalised."""
-        obs, *rest = super().step(action, id)
+        obs, *rest = super().step(action, id, **how)
         return self._take_in(obs, None), *rest
 
     def _take_in(self, obs: Any, known: NDArray[np.bool_] | None) -> Any:

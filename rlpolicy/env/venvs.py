@@ -42,12 +42,12 @@ class DummyVectorEnv(BaseVectorEnv):
         i = -1
         workers = self.workers
         try:
-            for i, action in zip(ids, actions, strict=True):
+            for i, action in zip(ids, actions):  # noqa: B905 - as many, see checked_actions
                 results.append(workers[i].env.step(action))
         except Exception as error:
             self._failed(i, error)
             raise
-        return collate(ids, results, self.stack_dicts)
+        return collate(results, self.stack_dicts)
 
 
 class RayVectorEnv(BaseVectorEnv):

@@ -366,7 +366,7 @@ class EpsilonGreedy(Scheduled):
         if self.epsilon == 0.0:
             return act
         explore = self.rng.random(len(act)) < self.epsilon
-        n_explore = int(np.count_nonzero(explore))
+        n_explore = explore.tolist().count(True)
         if n_explore == 0:
             return act
         replaced = act.copy()

@@ -33,7 +33,7 @@ _BITS = {cls.__name__: cls for cls in (PCG64, PCG64DXSM, MT19937, Philox, SFC64)
 def generator_state(rng: Generators) -> dict[str, Any]:
     """Where a generator stands, as plain numbers and arrays."""
     if isinstance(rng, np.random.Generator):
-        return {"kind": "numpy", "state": dict(rng.bit_generator.state)}
+        return {"kind": "numpy", "state": rng.bit_generator.state}
     if isinstance(rng, np.random.RandomState):
         return {"kind": "legacy", "state": dict(rng.get_state(legacy=False))}
     version, words, gauss = rng.getstate()

@@ -16,6 +16,7 @@ from rlpolicy.data.buffer.cached import CachedReplayBuffer
 from rlpolicy.data.buffer.prio import PrioritizedReplayBuffer
 from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.collector import AsyncCollector, Collector
+from rlpolicy.env.gymnasium_vector import GymnasiumVectorEnv
 from rlpolicy.env.venvs import DummyVectorEnv, SubprocVectorEnv
 
 
@@ -277,6 +278,59 @@ def test_same_transitions_in_every_vector_environment(kind: str) -> None:
             np.testing.assert_array_equal(given[0].info.t, expected[0].info.t)
         for a, b in zip(given[1:], expected[1:], strict=True):
             np.testing.assert_array_equal(a, b)
+
+
+class Talking(gym.Env):
+    """Two steps an episode; its infos are, in turn, what it was told."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Box(-2.0, 4.0, (2,), np.float32)
+
+    def __init__(self, *infos: dict[str, Any]) -> None:
+        self.infos, self.t = infos, -1
+
+    def reset(self, **kwargs: Any) -> tuple[Any, dict[str, Any]]:
+        return np.zeros(1, np.float32), {}
+
+    def step(self, action: np.ndarray) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.t += 1
+        return np.full(1, self.t, np.float32), 1.0, self.t % 2 == 1, False, self.infos[self.t % len(self.infos)]
+
+
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    "infos", [[{}], [{"a": 1}], [{}, {"a": 1.5}], [{"b": {"c": np.arange(2)}, "env_id": 7}], [{"env_id": 7}]]
+)
+def test_infos_are_the_same_with_and_without_tags(infos: list[dict[str, Any]], n: int) -> None:
+    """Whether the environments tag them with ``env_id`` or the collector does."""
+
+    class Tagging(DummyVectorEnv):
+        def step(self, action: Any, id: Any = None) -> Any:  # type: ignore[override]
+            return super().step(action, id)
+
+    stored, seen = [], []
+    for kind in (DummyVectorEnv, Tagging):
+        venv = kind([lambda i=i: Talking(*(infos if i else [{}])) for i in range(n - 1, -1, -1)])
+        assert ("tag" in Collector(Scripted(), venv)._step_options) == (kind is DummyVectorEnv)
+        collector = Collector(Scripted(), venv, VectorReplayBuffer(30, n))
+        seen.append([])
+        for _ in range(5):
+            collector.collect(n_step=n)
+            seen[-1].append(collector.data.info)
+        stored.append(collector.buffer[:])
+    assert stored[0] == stored[1]
+    assert seen[0] == seen[1]
+    assert stored[0].info.env_id.tolist() == [i for i in range(n) for _ in range(5)]
+
+
+def test_environments_may_be_exchanged() -> None:
+    """Also for such that tag in another way."""
+    collector = Collector(Scripted(), envs(3, 3), VectorReplayBuffer(40, 2))
+    collector.collect(n_step=2)
+    collector.env = GymnasiumVectorEnv(SyncVectorEnv([lambda: Counting(3)] * 2))
+    collector.reset_env()
+    collector.collect(n_step=4)
+    assert collector.buffer.info.env_id[[0, 1, 2, 20, 21, 22]].tolist() == [0, 0, 0, 1, 1, 1]
 
 
 def test_resets_that_take_a_step_change_no_transition() -> None:

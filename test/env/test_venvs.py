@@ -104,6 +104,21 @@ class TestContract:
         with pytest.raises(ValueError, match="mask"):
             v.reset(np.array([True, False, True, False]))
 
+    def test_infos_without_tags(self, kit: Any, make_own: Any) -> None:
+        """The same step, but infos are as the environments gave them."""
+        tagged, plain = make_own(kit.fns()), make_own(kit.fns())
+        for v in (tagged, plain):
+            v.reset(seed=0)
+        for ids in (None, [2, 0]):
+            n = 4 if ids is None else 2
+            a, b = tagged.step(np.arange(n), ids), plain.step(np.arange(n), ids, tag=False)
+            for x, y in zip(a[:4], b[:4], strict=True):
+                np.testing.assert_array_equal(x, y)
+                assert x.dtype == y.dtype
+            assert len(b[4]) == n
+            assert not any("env_id" in info for info in b[4])
+            assert [{**info, "env_id": i} for info, i in zip(b[4], ids or range(4), strict=True)] == a[4].tolist()
+
     def test_observations_are_fresh(self, kit: Any, make: Any) -> None:
         """An array that was handed out never changes, whatever happens next."""
         v = make(kit.fns(length=2))

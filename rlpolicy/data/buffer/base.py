@@ -281,13 +281,13 @@ class ReplayBuffer:
         kept = given
         if not self._save_obs_next:
             kept = {key: value for key, value in given.items() if key != "obs_next"}
-        outcome = self._storage.write_row[batched](row, kept) or self._write_one(row, kept, batched)
+        rew, done = self._storage.write_row[batched](row, kept) or self._write_one(row, kept, batched)
         if self._final is not None:
             obs, obs_next = given["obs"], given.get("obs_next")
             if not batched:
                 obs, obs_next = _map(obs, _unsqueezed), _map(obs_next, _unsqueezed)
-            self._note_obs_next(np.array([i]), np.array([row]), obs, obs_next, np.array([outcome[1]], bool))
-        episode = rings.advance_one(i, row, *outcome)
+            self._note_obs_next(np.array([i]), np.array([row]), obs, obs_next, np.array([done], bool))
+        episode = rings.advance_one(i, row, rew, done)
         self._written(episode[0])
         return episode
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-ZERO, ZERO_REW = np.zeros(1, np.int64), np.zeros(1)
+ZERO, ONE, ZERO_REW = np.zeros(1, np.int64), np.ones(1, np.int64), np.zeros(1)
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -79,6 +79,8 @@ class Rings:
 
     def next_slots(self, ids: IntArray | slice) -> IntArray:
         """Storage indices of the rows that the next transition of each segment in ``ids`` is written to."""
+        if isinstance(ids, slice):
+            return self.written % self._modulus + self.start
         return self.start[ids] + self.written[ids] % self._modulus[ids]
 
     def next_slot(self, i: int) -> int:
@@ -97,16 +99,20 @@ class Rings:
         """
         if rew.ndim > 1 and self.ep_rew.shape[1:] != rew.shape[1:]:
             self._shape_rewards(rew.shape[1:])
-        # views of the state when ids are all segments, copies to be written back when they are some
-        ep_rew, written, begun = self.ep_rew[ids], self.written[ids], self.begun[ids]
-        ep_start = self.start[ids] + begun % self._modulus[ids]
+        # the state itself when ids are all segments, copies to be written back when they are some
+        ep_rew, written, begun, start, modulus = self.ep_rew, self.written, self.begun, self.start, self._modulus
+        if not isinstance(ids, slice):
+            ep_rew, written, begun, start, modulus = ep_rew[ids], written[ids], begun[ids], start[ids], modulus[ids]
+        ep_start: IntArray = begun % modulus + start
         ep_rew += rew
-        written += 1
+        written += ONE
         returned, length = np.zeros(ep_rew.shape), np.zeros(len(written), np.int64)
         if True in done.tolist():
-            returned[done], length[done] = ep_rew[done], written[done] - begun[done]
-            ep_rew[done] = 0.0
-            begun[done] = written[done]
+            ended = done.nonzero()[0]
+            returned[ended] = ep_rew[ended]
+            length[ended] = written[ended] - begun[ended]
+            ep_rew[ended] = 0.0
+            begun[ended] = written[ended]
         if not isinstance(ids, slice):
             self.ep_rew[ids], self.written[ids], self.begun[ids] = ep_rew, written, begun
         return returned, length, ep_start
@@ -118,11 +124,12 @@ class Rings:
 
         :return: the slot, and what :meth:`advance` returns, as arrays of length 1.
         """
-        if isinstance(rew, np.ndarray) and self.ep_rew.shape[1:] != rew.shape:
-            self._shape_rewards(rew.shape)
+        if type(rew) is not float and self.ep_rew.shape[1:] != np.shape(rew):
+            self._shape_rewards(np.shape(rew))
         begun, written, ep_rew = self.begun.item(i), self.written.item(i) + 1, self.ep_rew
         at, length, ep_start = ZERO.copy(), ZERO.copy(), ZERO.copy()  # quicker than np.array([number])
-        at[0], ep_start[0] = slot, self._starts[i] + begun % self._moduli[i]
+        at[0] = slot
+        ep_start[0] = self._starts[i] + begun % self._moduli[i]
         self.written[i] = written
         ep_rew[i] += rew
         if not done:

@@ -47,8 +47,13 @@ class RandomActions:
             raw = as_rows(raw) if isinstance(raw, list) else to_numpy(raw)
             return [(raw, policy.map_action(raw))]
         raw = to_numpy(policy.map_action_inverse(steps.reshape(-1, *steps.shape[2:])))
-        pairs = [value.reshape(count, len(ids), *value.shape[1:])[::-1] for value in (raw, policy.map_action(raw))]
-        return list(zip(*pairs, strict=True))
+        mapped = policy.map_action(raw)
+
+        def backwards(actions: np.ndarray) -> list[np.ndarray]:
+            return list(actions.reshape(count, len(ids), *actions.shape[1:])[::-1])
+
+        stored = backwards(raw)
+        return list(zip(stored, stored if mapped is raw else backwards(mapped), strict=True))
 
 
 def sample_steps(action_spaces: Sequence[spaces.Space[Any]], count: int) -> np.ndarray | None:

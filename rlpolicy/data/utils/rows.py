@@ -23,18 +23,20 @@ def put_rows(whole: Any, rows: np.ndarray, values: Any) -> Any:
     if isinstance(whole, Batch):
         if not isinstance(values, Batch):
             raise ValueError(f"expected a Batch with {sorted(whole.__dict__)}, got {type(values).__name__}")
-        count = _count(whole, values, rows)
         out = {}
         for key in {**whole.__dict__, **values.__dict__}:
             ours, theirs = whole.__dict__.get(key), values.__dict__.get(key)
             if ours is None:
-                ours = blank_rows(theirs, count)
+                ours = blank_rows(theirs, _count(whole, values, rows))
             out[key] = put_rows(ours, rows, blank_rows(ours, len(rows)) if theirs is None else theirs)
         return Batch.wrap(out)
     if isinstance(whole, torch.Tensor):
         whole[torch.as_tensor(rows)] = torch.as_tensor(values)
         return whole
     values = np.asarray(values)
+    if whole.dtype is values.dtype and whole.shape[1:] == values.shape[1:]:
+        whole[rows] = values
+        return whole
     if whole.dtype == object:
         whole[rows] = values if values.dtype == object else stack_rows(list(values))
         return whole

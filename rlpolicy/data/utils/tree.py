@@ -32,7 +32,7 @@ class Tree:
         The dict itself becomes the batch's storage. Its keys must be strings and its values in stored form
         (numeric arrays, arrays of objects, tensors, batches, None or other single objects).
         """
-        self = cls.__new__(cls)
+        self = _new(cls)
         _adopt(self, values)
         return self
 
@@ -325,6 +325,7 @@ class Tree:
         _adopt(self, _from_state(type(self), state).__dict__)
 
 
+_new = object.__new__
 _adopt = Tree.__dict__["__dict__"].__set__
 """``_adopt(tree, values)`` makes the dict ``values`` the storage of ``tree``, past its ``__setattr__``."""
 

@@ -70,6 +70,8 @@ class DeviceModule(nn.Module):
 
 def as_input(x: Any, device: torch.device, dtype: torch.dtype = torch.float32) -> Tensor:
     """A tensor of that dtype on the device; one that is so already is returned untouched."""
+    if type(x) is np.ndarray:
+        return torch.from_numpy(x).to(device, dtype)  # twice as fast as as_tensor
     if isinstance(x, Tensor):
         if x.dtype is dtype and x.device == device:
             return x

@@ -41,7 +41,16 @@ def test_a_fitting_tensor_is_not_copied():
 
 
 @pytest.mark.parametrize(
-    "x", [np.ones((2, 3)), np.ones((2, 3), dtype=np.uint8), [[1] * 3] * 2, torch.ones(2, 3).double()]
+    "x",
+    [
+        np.ones((2, 3)),
+        np.ones((2, 3), np.float16),
+        np.ones((2, 3), bool),
+        np.ones((3, 2)).T,
+        np.ones((2, 3), dtype=np.uint8),
+        [[1] * 3] * 2,
+        torch.ones(2, 3).double(),
+    ],
 )
 def test_other_inputs_become_float32(x):
     converted = as_input(x, torch.device("cpu"))

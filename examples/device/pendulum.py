@@ -45,6 +45,8 @@ class Args:
     """transitions per gradient step"""
     test_envs: int = 100
     """environments, and episodes, of a test"""
+    compile: bool = False
+    """update without autograd; on a GPU as CUDA graphs"""
 
 
 def make_policy(algo: str, env: TorchVectorEnv) -> Any:
@@ -72,6 +74,8 @@ def main(args: Args) -> Any:
     seed_everything(args.seed)
     env = TorchPendulum(args.envs, args.device)
     policy = make_policy(args.algo, env)
+    if args.compile:
+        policy.compile()
     buffer = VectorReplayBuffer(args.envs * args.epochs * args.steps_per_epoch, args.envs, device=args.device)
     train = Collector(policy, env, buffer, exploration_noise=True)
     test = Collector(policy, TorchPendulum(args.test_envs, args.device))

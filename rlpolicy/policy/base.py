@@ -357,15 +357,16 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
             update(obs)
 
     def compile(self, *, checks: int = 3, backend: Literal["native", "torch"] | None = None) -> Self:  # type: ignore[override]  # of nn.Module
-        """From now on update without autograd, on flat vectors of parameters: faster on a CPU, and the same numbers.
+        """From now on update without autograd, on flat vectors of parameters: faster, and the same numbers.
 
         Nothing else changes: parameters, optimisers, schedulers and ``state_dict`` go on as before, and the script
         stays as it is. For DQN, DDPG, TD3 and SAC with networks of this library that are plain chains of linear
         layers with ReLU or tanh, and Adam or AdamW; anything else stays eager, with a warning that says why. The first
         updates are computed in both ways, and compared: if they differ the policy stays eager, with a warning. Matrix
-        products are torch's; the rest is C++ that is built on the first use (one second, kept in
-        ``~/.cache/rlpolicy``), or torch where there is no compiler. Copies of the policy are eager until their own
-        ``compile()``; call it again after changes inside a network.
+        products are torch's; the rest is C++ on a CPU, that is built on the first use (one second, kept in
+        ``~/.cache/rlpolicy``), and torch on other devices or where there is no compiler. On a CUDA device the update
+        is recorded as a CUDA graph and replayed. Copies of the policy are eager until their own ``compile()``; call it
+        again after changes inside a network.
 
         :param checks: how many updates are compared; 0: none.
         :param backend: "native" or "torch": do not choose.

@@ -33,8 +33,10 @@ from rlpolicy.utils.net.common import Net
 from rlpolicy.utils.net.continuous import Actor, ActorProb, Critic
 
 sys.path.insert(0, str(Path(__file__).parents[2] / "examples" / "device"))
+sys.path.insert(0, str(Path(__file__).parents[1] / "utils" / "fused"))
 sys.path.insert(0, str(Path(__file__).parent))
 from guard import Guard
+from tape import CpuTape
 from torch_envs import TorchCartPole, TorchPendulum
 
 
@@ -234,10 +236,20 @@ def make_sac(env: Any, **options: Any) -> SACPolicy:
     return SACPolicy(actor=actor, actor_optim=Adam(actor.parameters()), alpha="auto", **nets(env), **options)
 
 
+def recorded_sac(env: Any, **options: Any) -> SACPolicy:
+    """Compiled as on a GPU: the flat vectors are torch's, updates are recorded and replayed."""
+    policy = make_sac(env, **options).compile(backend="torch")
+    policy._compiled.update.record(CpuTape)  # type: ignore[union-attr]
+    return policy
+
+
 @pytest.mark.parametrize(
     ("make", "mode"),
-    [(make_ddpg, AutoresetMode.SAME_STEP), (make_sac, AutoresetMode.SAME_STEP), (make_ddpg, AutoresetMode.NEXT_STEP)],
-)
+    [
+        (make_ddpg, AutoresetMode.SAME_STEP), (make_sac, AutoresetMode.SAME_STEP),
+        (recorded_sac, AutoresetMode.SAME_STEP), (make_ddpg, AutoresetMode.NEXT_STEP),
+    ],
+)  # fmt: skip
 def test_4096_environments_end_to_end_and_no_observation_leaves(make: Any, mode: AutoresetMode) -> None:
     n = 4096
     env, test_env = TorchPendulum(n, max_episode_steps=6, autoreset_mode=mode), TorchPendulum(8, max_episode_steps=6)
@@ -260,7 +272,7 @@ def test_4096_environments_end_to_end_and_no_observation_leaves(make: Any, mode:
 
 
 @pytest.mark.parametrize("mode", AutoresetMode)
-@pytest.mark.parametrize("make", [make_ddpg, make_sac])
+@pytest.mark.parametrize("make", [make_ddpg, make_sac, recorded_sac])
 def test_a_step_waits_for_nothing(make: Any, mode: AutoresetMode) -> None:
     env = TorchPendulum(16, max_episode_steps=3, autoreset_mode=mode)
     policy = make(env)

@@ -6,7 +6,8 @@ Shapes: B batch, O observation, A action, n actions.
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
@@ -16,18 +17,26 @@ from torch.optim import Optimizer
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
+from rlpolicy.data.buffer.device import to_device
 from rlpolicy.data.stats import TrainingStats
 from rlpolicy.policy.returns import follow_steps
 from rlpolicy.utils.fused.chain import Chain, NotAChain
 from rlpolicy.utils.fused.flat import Flat, FlatAdam, why_not
+from rlpolicy.utils.fused.graph import CudaTape, Replayed, Tape
 from rlpolicy.utils.fused.mlp import Mlp
 from rlpolicy.utils.fused.native import Kernels
 from rlpolicy.utils.net.inputs import flat
+from rlpolicy.utils.ranks import ranks
 from rlpolicy.utils.watch import running
+
+TAPES: dict[str, Callable[[torch.device], Tape]] = {"cuda": CudaTape}
+"""What records updates, by the kind of device; on others they are computed as they are."""
+Losses: TypeAlias = dict[str, Tensor | float]
+"""By name; tensors of one number, where the networks are."""
 
 
 class Minibatch(NamedTuple):
-    """A minibatch as tensors of the networks' dtype; y = rew + factor V(obs_next)."""
+    """A minibatch as tensors of the networks' dtype and device; y = rew + factor V(obs_next)."""
 
     obs: Tensor
     """(B, O)"""
@@ -121,6 +130,8 @@ class FusedUpdate(ABC):
 
     n_step = "estimation_step"
     """The policy's name for the n of its targets."""
+    constants: tuple[str, ...] = ("tau", "max_grad_norm")
+    """Names of the policy's numbers that :meth:`step` reads."""
 
     def __init__(self, policy: Any, trained: list[Trained]) -> None:
         self.policy, self.trained = policy, trained
@@ -135,13 +146,17 @@ class FusedUpdate(ABC):
             if isinstance(part, nn.Module | Optimizer)
         ]
         vectors = [part.flat.data for part in trained]
-        self.dtype = vectors[0].dtype
+        self.dtype, self.device = vectors[0].dtype, vectors[0].device
+        self._on_host = self.device.type == "cpu"
         self._numpy_dtype = np.float32 if self.dtype is torch.float32 else np.float64
         params = [id(p) for part in trained for p in part.flat.params]
         if len(set(params)) < len(params):
             raise NotAChain("two networks share parameters")
-        if any(not vector.is_cpu or vector.dtype != self.dtype for vector in vectors):
-            raise NotAChain("the networks are not all on the CPU and of one dtype")
+        if any((vector.device, vector.dtype) != (self.device, self.dtype) for vector in vectors):
+            raise NotAChain("the networks are not all on one device and of one dtype")
+        self._replayed: Replayed | None = None
+        if (tape := TAPES.get(self.device.type)) is not None:
+            self.record(partial(tape, self.device))
 
     def __deepcopy__(self, memo: Any) -> None:
         return None
@@ -150,8 +165,31 @@ class FusedUpdate(ABC):
         return type(None), ()
 
     @abstractmethod
-    def step(self, data: Minibatch) -> tuple[TrainingStats, Tensor]:
-        """Update everything as the policy's ``process_fn`` and ``learn`` would: the stats, and the TD errors (B,)."""
+    def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
+        """Update everything as the policy's ``process_fn`` and ``learn`` would: losses, and the TD errors (B,).
+
+        Nothing here waits for the device, nor counts on the host: it may be recorded, see :meth:`record`.
+        """
+
+    @abstractmethod
+    def finish(self, losses: Losses) -> TrainingStats:
+        """What is left to do on the host after each update: counters and stats."""
+
+    def turn(self) -> bool:
+        """Of algorithms with two kinds of updates: which is next."""
+        return False
+
+    def numbers(self) -> tuple[Any, ...]:
+        """All of the host that decides what :meth:`step` does: other numbers need another recording."""
+        return self.turn(), *(getattr(self.policy, name) for name in self.constants)
+
+    def record(self, tape: Callable[[], Tape]) -> None:
+        """From now on, record :meth:`step` once for each kind of update and minibatch, and replay it."""
+
+        def step(*data: Tensor) -> tuple[Losses, Tensor]:
+            return self.step(Minibatch(*data))
+
+        self._replayed = Replayed(step, list(self.state().values()), tape)
 
     def takes(self, batch: Batch, kwargs: dict[str, Any]) -> bool:
         """Whether an update can be computed here; others are for the eager one, which is said once.
@@ -192,21 +230,32 @@ class FusedUpdate(ABC):
     def __call__(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> TrainingStats:
         """In the place of ``process_fn`` and ``learn``; leaves the TD errors as ``batch.weight``."""
         with torch.no_grad():
-            stats, batch.weight = self.step(self._minibatch(batch, buffer, indices))
-        return stats
+            data = self._minibatch(batch, buffer, indices)
+            if self._replayed is None or ranks() is not None:
+                losses, batch.weight = self.step(data)
+            else:
+                kind = self.numbers(), *(part.adam.constants for part in self.trained)
+                losses, td = self._replayed(kind, data)
+                batch.weight = td.clone()
+            return self.finish(losses)
 
     def _minibatch(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Minibatch:
         data = batch.__dict__
         obs_next = data["obs_next"]
         n_step = getattr(self.policy, self.n_step)
         if n_step == 1:
-            running_on = ~np.asarray(data["terminated"])
-            rew, factor = data["rew"], np.multiply(running_on, self.policy.gamma, dtype=self._numpy_dtype)
+            rew, terminated = data["rew"], data["terminated"]
+            if isinstance(terminated, Tensor):
+                factor = self._tensor(~terminated) * self.policy.gamma
+            else:
+                factor = np.multiply(~np.asarray(terminated), self.policy.gamma, dtype=self._numpy_dtype)
         else:
             rew, factor, last = follow_steps(buffer, indices, self.policy.gamma, n_step)
             obs_next = buffer.get(last, "obs_next")
         act = data["act"]
         act = torch.from_numpy(act) if type(act) is np.ndarray else torch.as_tensor(act)
+        if not self._on_host:
+            act = to_device(act, self.device)
         if act.is_floating_point():
             act = flat(act.to(self.dtype))
         elif act.dtype is not torch.int64:
@@ -223,8 +272,9 @@ class FusedUpdate(ABC):
 
     def _tensor(self, values: Any) -> Tensor:
         if type(values) is np.ndarray:  # numpy converts numbers in a third of torch's time
-            return torch.from_numpy(values if values.dtype == self._numpy_dtype else values.astype(self._numpy_dtype))
-        return torch.as_tensor(values, dtype=self.dtype, device="cpu")
+            values = torch.from_numpy(values if values.dtype == self._numpy_dtype else values.astype(self._numpy_dtype))
+            return values if self._on_host else to_device(values, self.device)
+        return torch.as_tensor(values, dtype=self.dtype, device=self.device)
 
     def speed_up(self, module: nn.Module, net: Mlp, finish: Callable[[Tensor], Any]) -> None:
         """Let calls of a module that record no gradients, as those of a collector, be computed by its flat twin.

@@ -48,8 +48,8 @@ def compile_policy(
         raise InvalidArgument(f"checks must not be negative, got {checks}")
     if policy._compiled is not None:
         policy._compiled.release()
-    dtype = next((p.dtype for p in policy.parameters()), torch.float32)
-    kernel = None if backend == "torch" else kernels(dtype)
+    first = next(policy.parameters(), torch.empty(0))
+    kernel = None if backend == "torch" or not first.is_cpu else kernels(first.dtype)
     if backend == "native" and kernels(torch.float32) is None:
         raise InvalidArgument("backend='native' cannot be built here, as the log says; None takes torch instead")
     kind = FUSED.get(type(policy))
@@ -60,6 +60,8 @@ def compile_policy(
         reason = "its networks see observations through obs_preprocessor"
     elif policy.precision is not None:
         reason = f"its networks are computed in {policy.precision.mode} (mixed_precision)"
+    elif backend == "native" and not first.is_cpu:
+        reason = f"backend='native' is for the CPU, the networks are on {first.device}"
     elif replaced:
         reason = f"{replaced[0]} of the policy was replaced"
     else:
@@ -100,17 +102,18 @@ class Checked:
     def __call__(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> Any:
         """One update, in both ways; the eager one goes first, so that what it needed is free memory for the other."""
         policy, update = self.update.policy, self.update
-        before, counters, generator = _clones(update.state()), _counters(policy), torch.get_rng_state()
+        before, counters, generators = _clones(update.state()), _counters(policy), _generators(update.device)
         update.stop_acting()
         result = policy.process_fn(Batch.wrap(dict(batch.__dict__)), buffer, indices)
         eager_stats = policy.learn(result)
         for part in update.trained:
             part.bind()  # also p.grad, which the eager update has replaced
-        eager, eager_counters, eager_generator = _clones(update.state()), _counters(policy), torch.get_rng_state()
+        eager, eager_counters = _clones(update.state()), _counters(policy)
+        eager_generators = _generators(update.device)
 
         update.restore(before)
         policy.__dict__.update(counters)
-        torch.set_rng_state(generator)
+        _set_generators(update.device, generators)
         update.begin_acting()
         stats = update(batch, buffer, indices)
         differing = _differing(before, update.state(), eager, TOLERANCE[update.dtype])
@@ -123,7 +126,7 @@ class Checked:
             )
             update.restore(eager)
             policy.__dict__.update(eager_counters)
-            torch.set_rng_state(eager_generator)
+            _set_generators(update.device, eager_generators)
             policy._compiled = None
             update.release()
             batch.weight = result.weight
@@ -139,6 +142,17 @@ def _counters(policy: Any) -> dict[str, Any]:
     return {
         name: copy.copy(policy.__dict__[name]) for name in ("_iter", "_cnt", "_last_losses") if name in policy.__dict__
     }
+
+
+def _generators(device: torch.device) -> list[Tensor]:
+    """States of torch's generators, of the host and of a device."""
+    return [torch.get_rng_state(), *([torch.cuda.get_rng_state(device)] if device.type == "cuda" else [])]
+
+
+def _set_generators(device: torch.device, states: list[Tensor]) -> None:
+    torch.set_rng_state(states[0])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(states[1], device)
 
 
 def _clones(state: dict[str, Tensor]) -> dict[str, Tensor]:

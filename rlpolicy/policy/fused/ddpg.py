@@ -5,7 +5,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from rlpolicy.policy.fused.base import FusedUpdate, Learner, Minibatch
+from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch
 from rlpolicy.policy.modelfree.ddpg import DDPGPolicy, DDPGTrainingStats
 from rlpolicy.policy.modelfree.td3 import TD3Policy, TD3TrainingStats
 from rlpolicy.policy.sampling import smoothed
@@ -39,7 +39,7 @@ class FusedDDPG(FusedUpdate):
         self.max_action = float(cast(Actor, policy.actor).max_action)
         self.speed_up(policy.actor, self.actor.net, lambda out: self.max_action * out)
 
-    def step(self, data: Minibatch) -> tuple[DDPGTrainingStats, Tensor]:
+    def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critic, actor, targets."""
         policy, actor, max_action = self.policy, self.actor, self.max_action
         # y = r + γ Q'(s', μ'(s'))
@@ -49,14 +49,18 @@ class FusedDDPG(FusedUpdate):
         (critic_loss,), td = self.q.regress(data.obs, data.act, y, data.weight)
         self.critic.step(policy.max_grad_norm, policy.tau)
         actor_loss = ascend(actor, self.q, data.obs, max_action, policy.max_grad_norm, policy.tau)
-        floats = to_floats(actor_loss=actor_loss, critic_loss=critic_loss)
-        return DDPGTrainingStats(**floats), td  # type: ignore[arg-type]  # names of fields
+        return {"actor_loss": actor_loss, "critic_loss": critic_loss}, td
+
+    def finish(self, losses: Losses) -> DDPGTrainingStats:
+        """See :meth:`FusedUpdate.finish`."""
+        return DDPGTrainingStats(**to_floats(**losses))  # type: ignore[arg-type]  # names of fields
 
 
 class FusedTD3(FusedUpdate):
     """One update of a :class:`TD3Policy`."""
 
     policy: TD3Policy
+    constants = ("tau", "max_grad_norm", "policy_noise", "noise_clip")
 
     def __init__(self, policy: TD3Policy, kernels: Kernels | None) -> None:
         self.actor = Learner("actor", deterministic_actor, policy.actor, policy.actor_optim, policy.actor_old, kernels)
@@ -71,7 +75,11 @@ class FusedTD3(FusedUpdate):
         self.max_action = float(cast(Actor, policy.actor).max_action)
         self.speed_up(policy.actor, self.actor.net, lambda out: self.max_action * out)
 
-    def step(self, data: Minibatch) -> tuple[TD3TrainingStats, Tensor]:
+    def turn(self) -> bool:
+        """Whether actor and targets are updated, too."""
+        return self.policy._cnt % self.policy.update_actor_freq == 0
+
+    def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critics; actor and all targets when it is their turn."""
         policy, actor, max_action = self.policy, self.actor, self.max_action
         # y = r + γ min_i Q'_i(s', clip(μ'(s') + clip(ε)))
@@ -80,12 +88,17 @@ class FusedTD3(FusedUpdate):
         y = torch.addcmul(data.rew, data.factor, self.target.least(data.obs_next, act))
         # L_i = 1/B Σ w (Q_i(s, a) - y)²
         (one, two), td = self.q.regress(data.obs, data.act, y, data.weight)
-        losses = {"critic1_loss": one, "critic2_loss": two}
-        turn = policy._cnt % policy.update_actor_freq == 0
+        losses: Losses = {"critic1_loss": one, "critic2_loss": two}
+        turn = self.turn()
         for q in self.critics:
             q.step(policy.max_grad_norm, policy.tau if turn else 0.0)
         if turn:
             losses["actor_loss"] = ascend(actor, self.first, data.obs, max_action, policy.max_grad_norm, policy.tau)
+        return losses, td
+
+    def finish(self, losses: Losses) -> TD3TrainingStats:
+        """See :meth:`FusedUpdate.finish`."""
+        policy = self.policy
         policy._cnt += 1
         policy._last_losses |= to_floats(**losses)
-        return TD3TrainingStats(**policy._last_losses), td  # type: ignore[arg-type]  # names of fields
+        return TD3TrainingStats(**policy._last_losses)  # type: ignore[arg-type]  # names of fields

@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from rlpolicy.policy.fused.base import FusedUpdate, Learner, Minibatch
+from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch
 from rlpolicy.policy.modelfree.dqn import DQNPolicy, DQNTrainingStats
 from rlpolicy.utils.fused.chain import q_network
 from rlpolicy.utils.fused.native import Kernels
@@ -14,6 +14,7 @@ class FusedDQN(FusedUpdate):
 
     policy: DQNPolicy
     n_step = "n_step"
+    constants = ("tau", "max_grad_norm", "is_double", "clip_loss_grad")
 
     def __init__(self, policy: DQNPolicy, kernels: Kernels | None) -> None:
         old = policy.model_old if policy._target else None
@@ -21,14 +22,23 @@ class FusedDQN(FusedUpdate):
         super().__init__(policy, [self.q])
         self.speed_up(policy.model, self.q.net, Tensor.clone)
 
-    def step(self, data: Minibatch) -> tuple[DQNTrainingStats, Tensor]:
+    def turn(self) -> bool:
+        """Whether the copy is made anew."""
+        return self.policy.freq > 0 and self.policy._iter % self.policy.freq == 0
+
+    def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critic and lagged copy."""
         policy, q = self.policy, self.q
         # y = r + γ Q'(s', a*),  a* = argmax Q(s', a) if double, else argmax Q'(s', a)
         judge = q.net if policy.is_double else None
         # L = 1/B Σ w ℓ(y - Q(s, a))
         loss, td = q_gradient(q.net, q.target, judge, *data, policy.clip_loss_grad, q.adam.grad)
-        policy._before_step()  # y is still of the copy as it was
-        q.step(policy.max_grad_norm)
-        policy._after_step()
-        return DQNTrainingStats(loss=loss), td
+        if q.old is not None and self.turn():  # y is still of the copy as it was
+            q.old.flat.data.copy_(q.flat.data)
+        q.step(policy.max_grad_norm, policy.tau or 0.0)
+        return {"loss": loss}, td
+
+    def finish(self, losses: Losses) -> DQNTrainingStats:
+        """See :meth:`FusedUpdate.finish`."""
+        self.policy.__dict__["_iter"] += 1  # nn.Module's own way to set an attribute takes 3 us
+        return DQNTrainingStats(loss=float(losses["loss"]))

@@ -34,13 +34,13 @@ def squash(kernels: Kernels | None, out: Tensor, noise: Tensor) -> tuple[Tensor,
 
 
 def squash_gradient(
-    kernels: Kernels | None, out: Tensor, noise: Tensor, act: Tensor, d_act: Tensor, alpha: float
+    kernels: Kernels | None, out: Tensor, noise: Tensor, act: Tensor, d_act: Tensor, alpha: float | Tensor
 ) -> Tensor:
     """The gradient of α/B Σ log π(a) + L by an actor's outputs, (B, 2 A).
 
     :param act: a, as :func:`squash` gave it.
     :param d_act: dL/da, (B, A).
-    :param alpha: α.
+    :param alpha: α; a number for the kernels.
     """
     if kernels is not None:
         d_out = torch.empty_like(out)

@@ -1,9 +1,11 @@
 """SAC without autograd; the equations are those of :class:`~rlpolicy.policy.modelfree.sac.SACPolicy`."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
-from rlpolicy.policy.fused.base import FusedUpdate, Learner, Minibatch, Trained
+from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch, Trained
 from rlpolicy.policy.fused.gaussian import gaussian, squash, squash_gradient
 from rlpolicy.policy.modelfree.sac import SACPolicy, SACTrainingStats
 from rlpolicy.utils.conversion import to_floats
@@ -36,12 +38,23 @@ class FusedSAC(FusedUpdate):
         super().__init__(policy, trained)
         self.speed_up(policy.actor, self.actor.net, lambda out: gaussian(out.clone()))
 
-    def step(self, data: Minibatch) -> tuple[SACTrainingStats, Tensor]:
+    def numbers(self) -> tuple[Any, ...]:
+        """α, too, if it is one."""
+        fixed = self.policy.alpha if self.temperature is None else self.policy.target_entropy
+        return *super().numbers(), fixed
+
+    def alpha(self) -> float | Tensor:
+        """α: a number for the kernels; for torch, if it is learned, computed from log α, as a recording needs it."""
+        if self.temperature is None or self.kernels is not None:
+            return float(self.policy.alpha)
+        return self.policy.log_alpha.detach().exp()
+
+    def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critics, actor, temperature, targets."""
-        policy, actor, alpha = self.policy, self.actor.net, float(self.policy.alpha)
+        policy, actor, alpha = self.policy, self.actor.net, self.alpha()
         # y = r + γ (min_i Q'_i(s', a') - α log π(a'|s')),  a' ~ π(·|s')
         act, log_prob = self._sample(actor(data.obs_next))[:2]
-        value = self.target.least(data.obs_next, act).sub_(log_prob, alpha=alpha)
+        value = self.target.least(data.obs_next, act).sub_(alpha * log_prob)
         y = torch.addcmul(data.rew, data.factor, value)
         # L_i = 1/B Σ w (Q_i(s, a) - y)²
         (one, two), td = self.q.regress(data.obs, data.act, y, data.weight)
@@ -53,12 +66,17 @@ class FusedSAC(FusedUpdate):
         value_loss, d_act = self.q.ascend(data.obs, act)
         entropy = -log_prob.mean()
         d = squash_gradient(self.kernels, out, noise, act, d_act, alpha)
-        losses = {"critic1_loss": one, "critic2_loss": two, "actor_loss": value_loss - alpha * entropy}
+        losses: Losses = {"critic1_loss": one, "critic2_loss": two, "actor_loss": value_loss - alpha * entropy}
         self.actor.descend(d, policy.max_grad_norm)
         if self.temperature is not None:
             losses["alpha_loss"] = self._update_temperature(self.temperature, entropy)
-        stats = SACTrainingStats(**to_floats(alpha=policy.alpha, **losses))  # type: ignore[arg-type]  # names of fields
-        return stats, td
+        return losses, td
+
+    def finish(self, losses: Losses) -> SACTrainingStats:
+        """See :meth:`FusedUpdate.finish`."""
+        if self.temperature is not None:
+            self.policy.temperature._read()
+        return SACTrainingStats(**to_floats(alpha=self.policy.alpha, **losses))  # type: ignore[arg-type]  # names of fields
 
     def _sample(self, out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Actions, (B, A), their log-densities, (B,), and the noise that they were made with, (B, A)."""
@@ -78,5 +96,4 @@ class FusedSAC(FusedUpdate):
         loss = temperature.log_alpha.detach() * surplus
         learner.adam.grad.copy_(surplus)
         learner.adam.step()
-        temperature._read()
         return loss

@@ -8,6 +8,7 @@ from torch import Tensor
 from torch.optim import Adam, AdamW, Optimizer
 
 from rlpolicy.utils.adam import is_decoupled
+from rlpolicy.utils.fused.graph import before_replay, send
 from rlpolicy.utils.fused.native import Kernels, address
 from rlpolicy.utils.ranks import ranks
 
@@ -82,6 +83,7 @@ class FlatAdam:
         self._steps = self.steps.numpy()
         self._where = [address(vector) for vector in (flat.data, self.grad, self.exp_avg, self.exp_avg_sq)]
         self._kernels = kernels
+        self._numbers = flat.data.new_zeros(3)
         self._state: Any = None
 
     def _check(self) -> None:
@@ -134,6 +136,10 @@ class FlatAdam:
             group.average([self.grad])
         if max_grad_norm is not None:  # as nn.utils.clip_grad_norm_ does
             self.grad.mul_((max_grad_norm / (self.grad.norm() + 1e-6)).clamp(max=1.0))
+        if self._kernels is None:
+            before_replay(self._send_numbers)
+            self._step_by_torch(target, tau)
+            return
         self._steps += 1.0
         step = float(self._steps[0])
         self.optim._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers look for it
@@ -141,20 +147,38 @@ class FlatAdam:
         lr, decay = float(options["lr"]), float(options["weight_decay"])
         l2, decay = (0.0, decay) if is_decoupled(self.optim, options) else (decay, 0.0)
         beta1, beta2 = map(float, options["betas"])
+        follower = None if target is None else target.address
+        self._kernels.adam(
+            self.flat.data.shape[0], *self._where, follower, tau, step, lr, beta1, beta2, options["eps"], l2, decay
+        )
+
+    @property
+    def constants(self) -> tuple[Any, ...]:
+        """Options of the optimiser that a recorded step does not read again: β1, β2, ε, L2 norm, weight decay."""
+        options = self.optim.param_groups[0]
+        beta1, beta2, decay = map(float, (*options["betas"], options["weight_decay"]))
+        l2, decay = (0.0, decay) if is_decoupled(self.optim, options) else (decay, 0.0)
+        return beta1, beta2, options["eps"], l2, decay
+
+    def _send_numbers(self) -> None:
+        """Count a step; send what is another number in each to where the parameters are."""
+        self._steps += 1.0
+        step = float(self._steps[0])
+        self.optim._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers look for it
+        lr = float(self.optim.param_groups[0]["lr"])
+        beta1, beta2, _, _, decay = self.constants
+        send((lr / (1 - beta1**step), (1 - beta2**step) ** -0.5, 1 - lr * decay), self._numbers)
+
+    def _step_by_torch(self, target: Flat | None, tau: float) -> None:
+        beta1, beta2, eps, l2, decay = self.constants
+        size, scale, kept = self._numbers.unbind()
         p, g, m, v = self.flat.data, self.grad, self.exp_avg, self.exp_avg_sq
-        if self._kernels is not None:
-            follower = None if target is None else target.address
-            self._kernels.adam(
-                p.shape[0], *self._where, follower, tau, step, lr, beta1, beta2, options["eps"], l2, decay
-            )
-            return
         g = g.add(p, alpha=l2) if l2 else g
         m.lerp_(g, 1 - beta1)
         v.mul_(beta2).addcmul_(g, g, value=1 - beta2)
         if decay:
-            p.mul_(1 - lr * decay)
-        root = (v.sqrt() / (1 - beta2**step) ** 0.5).add_(options["eps"])
-        p.addcdiv_(m, root, value=-lr / (1 - beta1**step))
+            p.mul_(kept)
+        p.sub_((m * size).div_((v.sqrt() * scale).add_(eps)))
         if target is not None:
             target.data.lerp_(p, tau)
 
@@ -170,6 +194,8 @@ def why_not(optim: Optimizer, params: Sequence[Tensor]) -> str | None:
         return "the optimiser has one of the options amsgrad, maximize, differentiable, capturable"
     if {id(p) for p in groups[0]["params"]} != {id(p) for p in params} or not all(p.requires_grad for p in params):
         return "the optimiser has other parameters than its network"
+    if groups[0].get("fused") and not all(p.is_cpu for p in params):
+        return "the optimiser has the option fused, whose step counts are on the device"
     if optim._optimizer_step_pre_hooks or optim._optimizer_step_post_hooks:
         return "the optimiser has hooks"
     if len({float(optim.state.get(p, {}).get("step", 0)) for p in params}) > 1:

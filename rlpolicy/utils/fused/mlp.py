@@ -13,6 +13,8 @@ from rlpolicy.utils.fused.native import Kernels, address
 
 MANY = 16
 """Numbers of rows for which memory is kept."""
+_tanh_slope, _relu_slope = torch.ops.aten.tanh_backward, torch.ops.aten.threshold_backward
+"""(d, tanh u) -> d (1 - tanh² u), and (d, max(u, 0), 0) -> d where u > 0, else 0: one kernel each."""
 
 
 class Mlp:
@@ -129,7 +131,7 @@ class _Torch:
         for i in reversed(range(len(self.params))):
             h = self.inputs[i + 1]
             if self.activations[i]:
-                d = d * (1 - h * h) if self.activations[i] == TANH else torch.where(h > 0, d, 0)
+                d = _tanh_slope(d, h) if self.activations[i] == TANH else _relu_slope(d, h, 0)
             if grads is not None:
                 torch.mm(d.t(), self.inputs[i], out=grads[i][0])
                 torch.sum(d, 0, out=grads[i][1])

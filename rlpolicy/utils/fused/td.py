@@ -24,7 +24,7 @@ def q_gradient(
     weight: Tensor | None,
     huber: bool,
     grad: Tensor,
-) -> tuple[float, Tensor]:
+) -> tuple[float | Tensor, Tensor]:
     """L = 1/B Σ w ℓ(e) of the errors e = y - Q(s, a) with y = r + f Q'(s', argmax J(s')); ℓ is the square or Huber's.
 
     The gradient of L by the parameters of Q is written to ``grad``.
@@ -40,7 +40,7 @@ def q_gradient(
     :param weight: w, (B,); None: ones.
     :param grad: of the size of the net's flat parameters.
     :raises IndexError: an action is not one of the n.
-    :return: L; e, (B,).
+    :return: L, by torch as a tensor where the networks are; e, (B,).
     """
     if net.native is not None:
         native, x, x_next = net.native, net.rows(obs), net.rows(obs_next)
@@ -66,4 +66,4 @@ def q_gradient(
     if weight is not None:
         slope, losses = weight * slope, weight * losses
     net.backward(torch.zeros_like(q).scatter_(1, index, slope.unsqueeze(1) / -len(q)), grad)
-    return losses.mean().item(), error
+    return losses.mean(), error

@@ -118,7 +118,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "one optimiser": (one_optimiser, "actor: the optimiser has other parameters than its network"),
     "shared layers": (lambda: ddpg(features=Net(OBS, hidden_sizes=[8])), "two networks share parameters"),
     "alpha's optimiser": (lambda: sac(alpha_optim=SGD), "the optimiser is SGD, not Adam or AdamW"),
-    "alpha's dtype": (lambda: sac(torch.float64), "not all on the CPU and of one dtype"),
+    "alpha's dtype": (lambda: sac(torch.float64), "not all on one device and of one dtype"),
     "bounded": (lambda: sac(unbounded=False), "fused with unbounded=True and conditioned_sigma=True only"),
 }
 

@@ -80,6 +80,7 @@ class Native:
         return room
 
     def forward(self, x: Tensor) -> Tensor:
+        """(B, I) -> (B, U), kept until the next pass of as many rows."""
         self.x, rows = x, x.shape[0]
         room = self.room(rows)
         spec, params = self.where
@@ -87,6 +88,7 @@ class Native:
         return room.last
 
     def backward(self, d: Tensor, grad: Tensor | None, dx: Tensor | None, first: int) -> None:
+        """Gradients of the last pass, from d, (B, U): of the parameters into ``grad``, of the inputs onto ``dx``."""
         x, d = self.x, d.contiguous()
         rows = x.shape[0]
         room = self.rooms[rows]

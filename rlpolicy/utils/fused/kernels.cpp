@@ -44,6 +44,16 @@ void gemm(const char* a, const char* b, int m, int n, int k, const double* A, in
   dgemm_(b, a, &n, &m, &k, &one, B, &ldb, A, &lda, &zero, C, &ldc);
 }
 
+// Also a number that is none counts as the least, and as the best: as in torch it is not hidden by one that is.
+template <class T>
+T lesser(T a, T b) {
+  return b < a || b != b ? b : a;
+}
+template <class T>
+bool is_better(T b, T than) {
+  return b > than || (b != b && than == than);
+}
+
 template <class T>
 T dot(const T* a, const T* b, int n) {
   T sum = 0;
@@ -117,7 +127,7 @@ void through_activation(int64_t activation, T* d, const T* h, const int* row, in
     T* dr = d + int64_t(r) * n;
     const T* hr = h + int64_t(row[r]) * n;
     if (activation == relu)
-      for (int c = 0; c < n; c++) dr[c] = hr[c] > 0 ? dr[c] : T(0);
+      for (int c = 0; c < n; c++) dr[c] = hr[c] <= 0 ? T(0) : dr[c];  // behind a NaN there is a gradient
     else if (activation == tanh_)
       for (int c = 0; c < n; c++) dr[c] *= 1 - hr[c] * hr[c];
   }
@@ -144,7 +154,10 @@ void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, co
     row.push_back(r);
   }
   const int m = int(row.size());
-  if (m == 0) return;
+  if (m == 0) {
+    if (grads) std::fill(grads, grads + n_params, T(0));
+    return;
+  }
   const T* weight = p + n_params;
   const T* h = outs + n_outs;
   T* grad = grads ? grads + n_params : nullptr;
@@ -200,7 +213,11 @@ double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, 
     if (act[r] < 0 || act[r] >= n) return -HUGE_VAL;
 
   forward<T>(spec, rows, p_judge ? p_judge : p_target, x_next, ldx_next, outs);
-  for (int r = 0; r < rows; r++) best[r] = int(std::max_element(q + int64_t(r) * n, q + int64_t(r + 1) * n) - q);
+  for (int r = 0; r < rows; r++) {
+    best[r] = r * n;
+    for (int c = r * n; c < (r + 1) * n; c++)
+      if (is_better(q[c], q[best[r]])) best[r] = c;
+  }
   if (p_judge) forward<T>(spec, rows, p_target, x_next, ldx_next, outs);
   for (int r = 0; r < rows; r++) error[r] = rew[r] + factor[r] * q[best[r]];
 
@@ -239,7 +256,7 @@ void least(const int64_t* const* spec, int k, int rows, const T* const* p, const
     T* outs = memory<T, layers>(outputs(spec[i], rows));
     forward<T>(spec[i], rows, p[i], x, n_in, outs);
     const T* qi = outs + hidden(spec[i], rows);
-    for (int r = 0; r < rows; r++) q[r] = i ? std::min(q[r], qi[r]) : qi[r];
+    for (int r = 0; r < rows; r++) q[r] = i ? lesser(q[r], qi[r]) : qi[r];
   }
 }
 
@@ -280,7 +297,7 @@ double ascend(const int64_t* const* spec, int k, int rows, const T* const* p, co
     const T* q = outs + hidden(spec[i], rows);
     for (int r = 0; r < rows; r++) {
       share[r] = i && q[r] >= lowest[r] ? share[r] + (q[r] == lowest[r]) : 1;
-      lowest[r] = i ? std::min(lowest[r], q[r]) : q[r];
+      lowest[r] = i ? lesser(lowest[r], q[r]) : q[r];
     }
   }
   double sum = 0;
@@ -289,7 +306,8 @@ double ascend(const int64_t* const* spec, int k, int rows, const T* const* p, co
   outs = memory<T, layers>(size);
   for (int i = 0; i < k; outs += outputs(spec[i++], rows)) {
     const T* q = outs + hidden(spec[i], rows);
-    for (int r = 0; r < rows; r++) d[r] = q[r] == lowest[r] ? -1 / (share[r] * rows) : T(0);
+    for (int r = 0; r < rows; r++)
+      d[r] = q[r] == lowest[r] ? -1 / (share[r] * rows) : lowest[r] != lowest[r] ? lowest[r] : T(0);
     backward<T>(spec[i], rows, p[i], x, n_in, outs, d, nullptr, d_act, n_obs);
   }
   return -sum / rows;

@@ -45,7 +45,7 @@ class Mlp:
         """
         if x.shape[1] != self.n_in:
             raise InvalidArgument(f"the network takes {self.n_in} numbers per row, got {tuple(x.shape)}")
-        is_taken = x.is_contiguous() or (x.stride(1) == 1 and x.stride(0) >= self.n_in)
+        is_taken = x.stride(1) == 1 and x.stride(0) >= self.n_in  # also of a single row, whose stride torch may leave
         return x if is_taken else x.clone(memory_format=torch.contiguous_format)
 
     def backward(self, d: Tensor, grad: Tensor) -> None:

@@ -123,13 +123,14 @@ def simple(backend: str, *sizes: int, dtype: torch.dtype = torch.float64) -> Mlp
         lambda x: x.t().contiguous().t(),  # columns apart
         lambda x: x[:1].expand(len(x), -1),  # one row, many times
         lambda x: x.flatten().as_strided((20, 6), (1, 1)),  # rows that overlap
-        lambda x: x[:1].t().contiguous().t(),  # a single row with the stride of a column
+        lambda x: x[0].as_strided((1, 6), (1, 1)),  # a single row with the stride of a column
+        lambda x: x[0].numpy()[None],  # with none
         lambda x: x[::2],
     ],
-    ids=["columns", "expanded", "overlapping", "one row", "every other row"],
+    ids=["columns", "expanded", "overlapping", "one row", "new axis", "every other row"],
 )
 def test_inputs_in_any_layout(backend: str, strange: object) -> None:
-    x = strange(torch.randn(30, 6, dtype=torch.float64))  # type: ignore[operator]
+    x = torch.as_tensor(strange(torch.randn(30, 6, dtype=torch.float64)))  # type: ignore[operator]
     net, other = simple(backend, 6, 16, 3), simple(backend, 6, 16, 3)
     d = torch.randn(len(x), 3, dtype=torch.float64)
     plain = torch.tensor(x.tolist(), dtype=torch.float64)
@@ -156,6 +157,9 @@ def test_inputs_of_another_width_are_refused(backend: str, width: int) -> None:
 def test_no_rows(backend: str) -> None:
     net = simple(backend, 6, 16, 3)
     assert net(torch.randn(0, 6, dtype=torch.float64)).shape == (0, 3)
+    grad = torch.full_like(net.flat.data, torch.nan)
+    net.backward(torch.randn(0, 3, dtype=torch.float64), grad)
+    assert not grad.any()
 
 
 def test_numbers_that_are_none_stay_visible(backend: str) -> None:
@@ -164,6 +168,11 @@ def test_numbers_that_are_none_stay_visible(backend: str) -> None:
     x = torch.zeros(5, 3, dtype=torch.float64)
     x[2, 1] = torch.nan
     assert net(x).isnan().all(dim=1).tolist() == [False, False, True, False, False]
+    grad = torch.zeros_like(net.flat.data)
+    net.backward(torch.ones(5, 2, dtype=torch.float64), grad)
+    weight, bias, *_ = net.flat.split(grad)
+    assert weight[:, 1].isnan().all(), "of its column"
+    assert bias.isfinite().all(), "which no NaN enters"
 
 
 def test_parameters_of_all_layers_are_views(backend: str) -> None:

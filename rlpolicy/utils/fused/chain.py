@@ -73,7 +73,10 @@ def critic(net: nn.Module) -> Chain:
     if type(net) is not Critic or net.apply_preprocess_net_to_obs_only or net.obs_key is not None:
         raise NotAChain(f"{_name(net)} is no plain Critic")
     _require_no_hooks(net)
-    return _finished([*_modules(net.preprocess), *_modules(net.last)], net)
+    chain = _finished([*_modules(net.preprocess), *_modules(net.last)], net)
+    if chain.layers[-1].n_out != 1:
+        raise NotAChain(f"{_name(net)} says {chain.layers[-1].n_out} numbers, not one")
+    return chain
 
 
 def deterministic_actor(net: nn.Module) -> Chain:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.fused.mlp import Mlp
-from rlpolicy.utils.fused.native import address
+from rlpolicy.utils.fused.native import address, column
 
 
 class Critics:
@@ -59,7 +59,8 @@ class Critics:
             losses = [torch.dot(w, td) / len(td) for w, td in zip(weighted, tds, strict=True)]
             return losses, torch.stack(tds).mean(dim=0)
         obs, act = self._rows(obs, act)
-        y, weight = y.contiguous(), None if weight is None else weight.contiguous()
+        y = column(y, len(obs))
+        weight = None if weight is None else column(weight, len(obs))
         td = torch.empty_like(y)
         self._native[0].kernels.regress(
             *self._given(obs, act), y.data_ptr(), address(weight), self._grads, self._losses, td.data_ptr()
@@ -88,8 +89,10 @@ class Critics:
     def _rows(self, obs: Tensor, act: Tensor) -> list[Tensor]:
         """Both with the numbers of a row side by side. The caller holds them while their addresses are used."""
         n_obs, n_act = obs.shape[1], act.shape[1]
-        if any(net.n_in != n_obs + n_act for net in self.nets):
-            raise InvalidArgument(f"the critics take other numbers per row than {n_obs} and {n_act}")
+        if len(obs) != len(act) or any(net.n_in != n_obs + n_act for net in self.nets):
+            raise InvalidArgument(
+                f"the critics do not fit {tuple(obs.shape)} and {tuple(act.shape)}: rows, and numbers per row"
+            )
         return [x if x.stride(1) == 1 and x.stride(0) >= x.shape[1] else x.contiguous() for x in (obs, act)]
 
     def _given(self, obs: Tensor, act: Tensor) -> tuple[Any, ...]:

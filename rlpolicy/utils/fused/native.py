@@ -13,6 +13,8 @@ from typing import Any
 
 import torch
 
+from rlpolicy.utils.errors import InvalidArgument
+
 SOURCE = Path(__file__).with_name("kernels.cpp")
 FLAGS = ["-O3", "-fno-math-errno", "-fno-trapping-math", "-fopenmp-simd", "-std=c++17", "-shared", "-fPIC"]
 VECTORS = {
@@ -125,6 +127,16 @@ def _cache() -> Path:
     except (OSError, RuntimeError):  # the latter: a user without a home
         pass
     return Path(tempfile.mkdtemp(prefix="rlpolicy-"))
+
+
+def column(tensor: torch.Tensor, rows: int) -> torch.Tensor:
+    """One number per row, (rows,), side by side.
+
+    :raises ValueError: another shape, of which a kernel would read what is not there.
+    """
+    if tensor.shape != (rows,):
+        raise InvalidArgument(f"expected one number for each of {rows} rows, got the shape {tuple(tensor.shape)}")
+    return tensor.contiguous()
 
 
 def address(tensor: torch.Tensor | None) -> Any:

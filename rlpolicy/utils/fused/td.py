@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from rlpolicy.utils.fused.mlp import Mlp
-from rlpolicy.utils.fused.native import address
+from rlpolicy.utils.fused.native import address, column
 
 
 def q_gradient(
@@ -44,8 +44,9 @@ def q_gradient(
     """
     if net.native is not None:
         native, x, x_next = net.native, net.rows(obs), net.rows(obs_next)
-        act, rew, factor = act.contiguous(), rew.contiguous(), factor.contiguous()
         rows = x.shape[0]
+        act, rew, factor = column(act, rows), column(rew, rows), column(factor, rows)
+        weight = None if weight is None else column(weight, rows)
         error = torch.empty_like(rew)
         spec, params = native.where
         loss: float = native.kernels.q_gradient(

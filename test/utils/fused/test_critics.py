@@ -124,3 +124,28 @@ def test_other_numbers_of_columns_are_refused(backend: str) -> None:
     case = make(backend, torch.float64, 2, 4, 3, 2, [7], 0)
     with pytest.raises(ValueError, match="numbers per row"):
         case.critics.least(case.obs[:, :2], case.act)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_critic_that_says_no_number_is_not_passed_over(backend: str, which: int) -> None:
+    """As amin does; and the gradient says so, too."""
+    case = make(backend, torch.float64, 2, 4, 3, 2, [7], 0)
+    case.critics.nets[which].flat.data[-1] = torch.nan
+    assert case.critics.least(case.obs, case.act).isnan().all()
+    loss, d_act = case.critics.ascend(case.obs, case.act)
+    assert np.isnan(float(loss))
+    assert d_act.isnan().all()
+
+
+@pytest.mark.parametrize(("y", "weight"), [((1,), None), ((4, 4), None), ((4,), (3,)), ((4,), (4, 1))])
+def test_other_shapes_are_refused(y: tuple[int, ...], weight: tuple[int, ...] | None) -> None:
+    """A kernel would read past the end, or some of the numbers only."""
+    if kernels(torch.float64) is None:
+        pytest.skip("of the C++ kernels alone")
+    case = make("native", torch.float64, 2, 4, 3, 2, [7], 0)
+    with pytest.raises(ValueError, match="one number for each of 4 rows"):
+        case.critics.regress(
+            case.obs, case.act, torch.zeros(y).double(), None if weight is None else torch.zeros(weight).double()
+        )
+    with pytest.raises(ValueError, match="do not fit"):
+        case.critics.least(case.obs, case.act[:3])

@@ -126,3 +126,41 @@ def test_other_numbers_of_columns_are_refused(backend: str) -> None:
     one, wide = torch.ones(2, dtype=torch.float64), torch.zeros(2, 2, dtype=torch.float64)
     with pytest.raises(ValueError, match="takes 1 numbers per row"):
         q_gradient(q, q, None, wide, torch.tensor([0, 1]), one, one, wide, None, False, torch.zeros_like(q.flat.data))
+
+
+@pytest.mark.parametrize("nan", range(3))
+def test_values_that_are_none_are_not_passed_over(backend: str, nan: int) -> None:
+    """As argmax does: a network with a NaN shows it."""
+    values = [3.0, 2.0, 1.0]
+    values[nan] = float("nan")
+    q, target = tables(backend, [0.0, 0.0, 0.0], values)
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, 1, dtype=torch.float64)
+    loss, error = q_gradient(
+        q, target, None, zero, torch.tensor([0]), one, one, zero, None, False, torch.zeros_like(q.flat.data)
+    )
+    assert np.isnan(float(loss))
+    assert error.isnan().all()
+
+
+def test_weights_may_lie_apart(backend: str) -> None:
+    (q,) = tables(backend, [3.0, 3.0])
+    one, zero, weight = torch.ones(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64), torch.arange(4.0)
+    loss, _ = q_gradient(
+        q, q, None, zero, torch.tensor([0, 1]), one, 0 * one, zero, weight.double()[::2], False,
+        torch.zeros_like(q.flat.data),
+    )  # fmt: skip
+    assert loss == (0 + 2) / 2 * 4.0
+
+
+@pytest.mark.parametrize("wrong", ["act", "rew", "factor", "weight"])
+@pytest.mark.parametrize("shape", [(1,), (3,), (2, 2)])
+def test_other_shapes_are_refused(wrong: str, shape: tuple[int, ...]) -> None:
+    """A kernel would read past the end, or some of the numbers only."""
+    if kernels(torch.float64) is None:
+        pytest.skip("of the C++ kernels alone")
+    (q,) = tables("native", [3.0, 3.0])
+    one, zero = torch.ones(2, dtype=torch.float64), torch.zeros(2, 1, dtype=torch.float64)
+    given = {"obs": zero, "act": torch.tensor([0, 1]), "rew": one, "factor": one, "obs_next": zero, "weight": one}
+    given[wrong] = given[wrong].new_zeros(shape)
+    with pytest.raises(ValueError, match="one number for each of 2 rows"):
+        q_gradient(q, q, None, **given, huber=False, grad=torch.zeros_like(q.flat.data))

@@ -102,7 +102,14 @@ class Learner(Trained):
             raise NotAChain(f"{name}: {reason}")
         self.net = Mlp(layers, kernels)
         super().__init__(name, self.net.flat, optim, kernels)
-        self.old = None if old is None else Mlp(chain(old), kernels)
+        if old is None:
+            return
+        lagged = chain(old)
+        if not torch.equal(lagged.spec(), layers.spec()):
+            raise NotAChain(f"{name}: its lagged copy has other layers")
+        self.old = Mlp(lagged, kernels)
+        if (self.old.dtype, self.old.flat.data.device) != (self.net.dtype, self.flat.data.device):
+            raise NotAChain("the networks are not all on one device and of one dtype")
 
     @property
     def target(self) -> Mlp:
@@ -130,6 +137,8 @@ class FusedUpdate(ABC):
 
     n_step = "estimation_step"
     """The policy's name for the n of its targets."""
+    is_discrete = False
+    """Whether actions are numbers of choices, whatever their dtype."""
     constants: tuple[str, ...] = ("tau", "max_grad_norm")
     """Names of the policy's numbers that :meth:`step` reads."""
 
@@ -256,10 +265,7 @@ class FusedUpdate(ABC):
         act = torch.from_numpy(act) if type(act) is np.ndarray else torch.as_tensor(act)
         if not self._on_host:
             act = to_device(act, self.device)
-        if act.is_floating_point():
-            act = flat(act.to(self.dtype))
-        elif act.dtype is not torch.int64:
-            act = act.to(torch.int64)
+        act = act.to(torch.int64) if self.is_discrete else flat(act.to(self.dtype))
         weight = data.get("weight")
         return Minibatch(
             flat(self._tensor(data["obs"])),

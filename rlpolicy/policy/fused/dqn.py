@@ -14,6 +14,7 @@ class FusedDQN(FusedUpdate):
 
     policy: DQNPolicy
     n_step = "n_step"
+    is_discrete = True
     constants = ("tau", "max_grad_norm", "is_double", "clip_loss_grad")
 
     def __init__(self, policy: DQNPolicy, kernels: Kernels | None) -> None:

@@ -6,12 +6,15 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.optim import AdamW
 
 sys.path.insert(0, str(Path(__file__).parent))
 from pairs import assert_equal, buffer, policy, run
+
+from rlpolicy.data.buffer.base import ReplayBuffer
 
 TOLERANCE = {torch.float64: 1e-10, torch.float32: 1e-3}
 """Relative to the largest number of an array, after a hundred updates. Measured: below 1e-14 and 1e-5."""
@@ -107,6 +110,24 @@ def test_all_combinations_of_options(backend: str, algorithm: str) -> None:
         options |= options.pop("copy", {})
         right = numbers(algorithm, options, torch.float64, None, 30)
         assert_equal(numbers(algorithm, options, torch.float64, backend, 30), right, TOLERANCE[torch.float64])
+
+
+@pytest.mark.parametrize("dtype", [np.int32, np.float32, np.float64, np.bool_], ids=lambda dtype: dtype.__name__)
+@pytest.mark.parametrize("algorithm", ["dqn", "ddpg", "sac"])
+def test_actions_of_any_dtype(backend: str, algorithm: str, dtype: type) -> None:
+    """Whole numbers as actions of a Box, floats as choices."""
+
+    def train(compiled: bool) -> dict[str, Any]:
+        random = buffer(algorithm)
+        memory = ReplayBuffer(len(random), seed=1)
+        for i in range(len(random)):
+            row = random[i]
+            row.act = np.asarray(3 * row.act if algorithm != "dqn" else row.act).astype(dtype)
+            memory.add(row)
+        made = policy(algorithm)
+        return run(made.compile(checks=0, backend=backend) if compiled else made, memory, 3)
+
+    assert_equal(train(True), train(False), TOLERANCE[torch.float64])
 
 
 @pytest.mark.parametrize("case", ["dqn, soft", "sac, learned"])

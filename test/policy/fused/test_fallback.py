@@ -92,6 +92,20 @@ def sac(log_alpha_dtype: torch.dtype = torch.float32, alpha_optim: Any = Adam, u
     )  # fmt: skip
 
 
+def lagged(name: str, change: Callable[[Any], Any]) -> Any:
+    """With a lagged copy that is another network, or changed."""
+    made = ddpg()
+    setattr(made, name, change(getattr(made, name)))
+    return made
+
+
+def quantiles() -> Any:
+    actor = Actor(Net(OBS, hidden_sizes=[8]), A)
+    critic = Critic(Net(OBS, A, hidden_sizes=[8], concat=True), num_quantiles=5)
+    optims = [Adam(net.parameters(), lr=1e-3) for net in (actor, critic)]
+    return DDPGPolicy(actor=actor, actor_optim=optims[0], critic=critic, critic_optim=optims[1], action_space=BOX)
+
+
 REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "subclass": (my_dqn, "there is no fused update of MyDQN, only of DDPGPolicy, DQNPolicy, SACPolicy, TD3Policy"),
     "learn": (lambda: replaced("learn"), "learn of the policy was replaced"),
@@ -119,6 +133,7 @@ REFUSED: dict[str, tuple[Callable[[], Any], str]] = {
     "shared layers": (lambda: ddpg(features=Net(OBS, hidden_sizes=[8])), "two networks share parameters"),
     "alpha's optimiser": (lambda: sac(alpha_optim=SGD), "the optimiser is SGD, not Adam or AdamW"),
     "alpha's dtype": (lambda: sac(torch.float64), "not all on one device and of one dtype"),
+    "quantiles": (quantiles, "Critic says 5 numbers, not one"),
     "bounded": (lambda: sac(unbounded=False), "fused with unbounded=True and conditioned_sigma=True only"),
 }
 
@@ -144,6 +159,37 @@ def test_what_cannot_be_compiled_stays_as_it_is(kind: str) -> None:
         if kind in ("learn", "process_fn"):
             assert made.calls == 6
     assert_equal(results[1], results[0], 0.0)
+
+
+@pytest.mark.parametrize(
+    ("build", "reason"),
+    [
+        (
+            lambda: lagged("critic_old", lambda old: Critic(Net(OBS, A, hidden_sizes=[4], concat=True))),
+            "critic: its lagged copy has other layers",
+        ),
+        (lambda: lagged("critic_old", lambda old: old.double()), "not all on one device and of one dtype"),
+    ],
+    ids=["other layers", "other dtype"],
+)
+def test_what_no_update_can_be_made_of_stays_eager(build: Callable[[], Any], reason: str) -> None:
+    """So the error is that of the eager update, and no kernel reads or writes past the end of a vector."""
+    with pytest.warns(UserWarning, match=NOTHING + ".*" + reason):
+        made = build().compile()
+    assert not made.is_compiled
+    with pytest.raises(RuntimeError):
+        made.update(8, buffer("ddpg"))
+
+
+def test_a_wider_network_with_the_old_copy(backend: str) -> None:
+    """Put in later on: noticed before the copy, which is shorter, is written to."""
+    made = ddpg().compile(checks=0, backend=backend)
+    made.update(8, buffer("ddpg"))
+    made.critic = Critic(Net(OBS, A, hidden_sizes=[200], concat=True))
+    made.critic_optim = Adam(made.critic.parameters())
+    with pytest.warns(UserWarning, match="lagged copy has other layers"), pytest.raises(RuntimeError):
+        made.update(8, buffer("ddpg"))
+    assert not made.is_compiled
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -3,6 +3,8 @@
 Shapes: B rows, I inputs, U outputs.
 """
 
+import threading
+
 import torch
 from torch import Tensor
 
@@ -20,7 +22,8 @@ _tanh_slope, _relu_slope = torch.ops.aten.tanh_backward, torch.ops.aten.threshol
 class Mlp:
     """A network computed from its flat parameters.
 
-    Outputs and what the backward pass needs lie in memory that the next call with as many rows overwrites.
+    Outputs and what the backward pass needs lie in memory of the calling thread, which its next call with as many rows
+    overwrites.
 
     :param kernels: None: torch does the work.
     """
@@ -60,6 +63,16 @@ class Mlp:
         self._passes.backward(d, None, out, first)
 
 
+class _Last(threading.local):
+    """What a thread keeps of its last pass: others may act while one updates."""
+
+    x: Tensor
+    inputs: list[Tensor]
+
+    def __init__(self) -> None:
+        self.rooms: dict[int, _Room] = {}
+
+
 class Native:
     """By ``kernels.cpp``. Vectors stay where they are, so their addresses are asked for once."""
 
@@ -68,20 +81,21 @@ class Native:
         self.spec, self.data = chain.spec(), flat.data
         self.where = address(self.spec), address(self.data)
         self.units = [layer.n_out for layer in chain.layers]
-        self.rooms: dict[int, _Room] = {}
+        self.last = _Last()
 
     def room(self, rows: int) -> "_Room":
         """Memory for a pass of as many rows."""
-        room = self.rooms.get(rows)
+        rooms = self.last.rooms
+        room = rooms.get(rows)
         if room is None:
-            if len(self.rooms) == MANY:
-                self.rooms.clear()
-            room = self.rooms[rows] = _Room(self.data, rows, self.units)
+            if len(rooms) == MANY:
+                rooms.clear()
+            room = rooms[rows] = _Room(self.data, rows, self.units)
         return room
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, I) -> (B, U), kept until the next pass of as many rows."""
-        self.x, rows = x, x.shape[0]
+        self.last.x, rows = x, x.shape[0]
         room = self.room(rows)
         spec, params = self.where
         self.kernels.forward(spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at)
@@ -89,9 +103,9 @@ class Native:
 
     def backward(self, d: Tensor, grad: Tensor | None, dx: Tensor | None, first: int) -> None:
         """Gradients of the last pass, from d, (B, U): of the parameters into ``grad``, of the inputs onto ``dx``."""
-        x, d = self.x, d.contiguous()
+        x, d = self.last.x, d.contiguous()
         rows = x.shape[0]
-        room = self.rooms[rows]
+        room = self.last.rooms[rows]
         spec, params = self.where
         self.kernels.backward(
             spec, rows, params, x.data_ptr(), x.stride(0), room.outs_at, d.data_ptr(), address(grad), address(dx), first
@@ -113,7 +127,7 @@ class _Torch:
     def __init__(self, chain: Chain, flat: Flat) -> None:
         self.flat, self.activations = flat, [layer.activation for layer in chain.layers]
         self.shapes = [(layer.n_out, layer.n_in) for layer in chain.layers]
-        self.params = self.split(flat.data)
+        self.params, self.last = self.split(flat.data), _Last()
 
     def split(self, vector: Tensor) -> list[tuple[Tensor, Tensor]]:
         """(weights, biases) of each layer in a flat vector."""
@@ -122,20 +136,20 @@ class _Torch:
         return [(parts[2 * i].view(shape), parts[2 * i + 1]) for i, shape in enumerate(self.shapes)]
 
     def forward(self, x: Tensor) -> Tensor:
-        self.inputs: list[Tensor] = [x]
+        inputs = self.last.inputs = [x]
         for (weight, bias), activation in zip(self.params, self.activations, strict=True):
-            h = torch.addmm(bias, self.inputs[-1], weight.t())
-            self.inputs.append(h if activation == 0 else h.tanh_() if activation == TANH else h.relu_())
-        return self.inputs[-1]
+            h = torch.addmm(bias, inputs[-1], weight.t())
+            inputs.append(h if activation == 0 else h.tanh_() if activation == TANH else h.relu_())
+        return inputs[-1]
 
     def backward(self, d: Tensor, grad: Tensor | None, dx: Tensor | None, first: int) -> None:
-        grads = None if grad is None else self.split(grad)
+        grads, inputs = None if grad is None else self.split(grad), self.last.inputs
         for i in reversed(range(len(self.params))):
-            h = self.inputs[i + 1]
+            h = inputs[i + 1]
             if self.activations[i]:
                 d = _tanh_slope(d, h) if self.activations[i] == TANH else _relu_slope(d, h, 0)
             if grads is not None:
-                torch.mm(d.t(), self.inputs[i], out=grads[i][0])
+                torch.mm(d.t(), inputs[i], out=grads[i][0])
                 torch.sum(d, 0, out=grads[i][1])
             weight = self.params[i][0]
             if i:

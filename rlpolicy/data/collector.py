@@ -383,8 +383,9 @@ class Collector:
         if self.exploration_noise:
             self._restart_noise(began)
         rows, infos = as_rows(results[0]), object_array(results[4])
-        begun = _tagged_columns(infos[began], ids[began]) if self._step_options else stack_dicts(list(infos[began]))
-        obs, info = self._first_rows(ids[began], rows[began], begun)
+        first = infos[began].tolist()
+        first_info = _tagged_columns(first, ids[began]) if self._step_options else stack_dicts(first)
+        obs, info = self._first_rows(ids[began], rows[began], first_info)
         state = zero_rows(state, began)
         if not len(kept):
             return Ready(ids, obs, info, state), None

@@ -76,7 +76,7 @@ def public() -> dict[str, list[Any]]:
         if info.name.endswith("__main__"):
             continue
         for name, value in vars(importlib.import_module(info.name)).items():
-            is_ours = getattr(value, "__module__", "").startswith("rlpolicy.")
+            is_ours = (getattr(value, "__module__", None) or "").startswith("rlpolicy.")
             if is_ours and not name.startswith("_") and (inspect.isclass(value) or inspect.isroutine(value)):
                 found.setdefault(name, []).append(value)
     return found

@@ -383,7 +383,9 @@ class Collector:
         if self.exploration_noise:
             self._restart_noise(began)
         rows, infos = as_rows(results[0]), object_array(results[4])
-        obs, info = self._first_rows(ids[began], rows[began], stack_dicts(list(infos[began])))
+        first = infos[began].tolist()
+        first_info = _tagged_columns(first, ids[began]) if self._step_options else stack_dicts(first)
+        obs, info = self._first_rows(ids[began], rows[began], first_info)
         state = zero_rows(state, began)
         if not len(kept):
             return Ready(ids, obs, info, state), None
@@ -550,10 +552,13 @@ def _take(ready: Ready, rows: np.ndarray) -> Ready:
 
 
 def _parameter_names(fn: Callable[..., Any] | None) -> set[str] | None:
-    """Names that a callable takes; None when it takes any."""
+    """Names that a callable takes; None when it takes any, or does not tell."""
     if fn is None:
         return None
-    parameters = inspect.signature(fn).parameters.values()
+    try:
+        parameters = inspect.signature(fn).parameters.values()
+    except (TypeError, ValueError):  # of an extension
+        return None
     return None if any(p.kind is p.VAR_KEYWORD for p in parameters) else {p.name for p in parameters}
 
 

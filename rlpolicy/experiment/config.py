@@ -72,7 +72,8 @@ class ExperimentConfig(Schema):
     episode_per_test: int = within(10, "[1, inf)")
     """episodes per test"""
     fixed_tests: bool = False
-    """play the same episodes in every test, so that tests differ by the policy alone and the best is no lucky one"""
+    """play the same episodes in every test, so that tests differ by the policy alone and the best is no lucky one
+    (exactly where episode_per_test is at most test_envs; who plays several may get to other ones)"""
     stop_reward: float | None = None
     """mean return of a test at which training ends; None: never"""
     test_in_train: bool = False

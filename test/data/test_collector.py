@@ -533,3 +533,44 @@ def test_async_collector_keeps_each_environments_order() -> None:
     collector.reset_env()
     assert len(collector.data.obs) == 4
     venv.close()
+
+
+class Restarting(DummyVectorEnv):
+    """At the second step environment 1 is replaced by a new one, as where a worker broke."""
+
+    steps = 0
+
+    def _step(self, ids: list[int], actions: Any) -> tuple[Any, ...]:
+        obs, *rest, infos = super()._step(ids, actions)
+        self.steps += 1
+        self.reset_rows = np.array(ids) == 1 if self.steps == 2 else None
+        return obs, *rest, infos
+
+
+def test_infos_of_environments_that_began_anew_are_tagged() -> None:
+    """The policy sees their ``env_id``, as that of the others."""
+    collector = Collector(Scripted(), Restarting([lambda: Counting(9)] * 3), VectorReplayBuffer(30, 3))
+    with pytest.warns(UserWarning, match="not a multiple"):
+        collector.collect(n_step=4)
+    assert collector.data.info.env_id.tolist() == [0, 1, 2]
+    assert len(collector.buffer) == 5
+
+
+class WithoutSignature:
+    """A function of an extension, of which Python does not know the parameters."""
+
+    __signature__ = "none"
+
+    def __init__(self, function: Callable[..., Any]) -> None:
+        self.function = function
+
+    def __call__(self, *args: Any) -> Any:
+        return self.function(*args)
+
+
+def test_steps_that_do_not_tell_their_parameters() -> None:
+    venv = envs(3, 3)
+    venv.step = WithoutSignature(venv.step)  # type: ignore[method-assign]
+    collector = Collector(Scripted(), venv, VectorReplayBuffer(40, 2))
+    collector.collect(n_step=4)
+    assert collector.buffer.info.env_id[[0, 1, 20, 21]].tolist() == [0, 0, 1, 1]

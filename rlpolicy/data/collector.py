@@ -253,6 +253,8 @@ class Collector:
         self._check_collect(n_step, n_episode)
         if reset_before_collect:
             self.reset(reset_buffer=False, gym_reset_kwargs=gym_reset_kwargs, reset_stats=False)
+        if self._step_options and "step" in self._env.__dict__:  # replaced by a spy, say
+            self.env = self._env
         begin = time.perf_counter()
         ready = self._started()
         if n_episode is not None and not self._is_async and n_episode < len(ready.ids):

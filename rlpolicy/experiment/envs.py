@@ -30,8 +30,10 @@ def make_env(name: str, kwargs: dict[str, Any], frame_stack: int = 0) -> gym.Env
         ``frame_stack`` is 0, or the other way round.
     :raises MissingExtra: what the environment needs is not installed.
     """
-    if name.startswith(_ATARI) and not frame_stack:
-        raise _shows_pictures(name)
+    if (plain := name.removeprefix("ale_py:")).startswith(_ATARI):  # gymnasium's way to name the module
+        name = plain
+        if not frame_stack:
+            raise _shows_pictures(name)
     try:
         module = name.removeprefix(_PETTINGZOO)
         if module != name:

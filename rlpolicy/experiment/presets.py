@@ -139,7 +139,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         **_mujoco(25_000),
     },
     "td3": {
-        "Pendulum-v1": {**_SWING_UP, "hidden_sizes": [128, 128], "batch_size": 256},
+        "Pendulum-v1": {**_SWING_UP, "hidden_sizes": [128, 128], "update_actor_freq": 1},
         _LANDER: _ZOO_LANDER,
         **_mujoco(25_000, actor_lr=3e-4, critic_lr=3e-4),
     },

@@ -323,6 +323,23 @@ def test_infos_are_the_same_with_and_without_tags(infos: list[dict[str, Any]], n
     assert stored[0].info.env_id.tolist() == [i for i in range(n) for _ in range(5)]
 
 
+def test_a_step_may_be_replaced_by_a_spy() -> None:
+    """Also in environments that a collector has already."""
+    venv = envs(3)
+    collector = Collector(Scripted(), venv)
+    collector.collect(n_step=1)
+    asked, real = [], venv.step
+
+    def spy(action: Any, id: Any = None) -> Any:
+        asked.append(action)
+        return real(action, id)
+
+    venv.step = spy  # type: ignore[method-assign]
+    collector.collect(n_step=2)
+    assert len(asked) == 2
+    assert collector.buffer.info.env_id.tolist() == [0]
+
+
 def test_environments_may_be_exchanged() -> None:
     """Also for such that tag in another way."""
     collector = Collector(Scripted(), envs(3, 3), VectorReplayBuffer(40, 2))

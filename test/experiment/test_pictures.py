@@ -193,6 +193,8 @@ def test_games() -> None:
     assert (obs.dtype, obs.shape) == (np.uint8, (4, 84, 84))
     env.close()
     with pytest.raises(ValueError, match="ALE/Pong-v5 shows pictures: give frame_stack=4"):
+        make_env("ale_py:ALE/Pong-v5", {})
+    with pytest.raises(ValueError, match="ALE/Pong-v5 shows pictures: give frame_stack=4"):
         make_env("ALE/Pong-v5", {})
     with pytest.raises(ValueError, match="there is no environment 'ALE/Pang-v5': did you mean 'ALE/Pong-v5'"):
         make_env("ALE/Pang-v5", {}, 4)

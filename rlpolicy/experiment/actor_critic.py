@@ -192,10 +192,6 @@ class REDQConfig(_SoftConfig):
     target_mode: str = one_of("min", "min", "mean")
     """how the critics of a subset make a target"""
 
-    def critic_sizes(self) -> tuple[int, ...]:
-        """Units of the critics' hidden layers."""
-        return self.critic_hidden_sizes or self.hidden_sizes
-
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """All critics as one network."""
         return _ensemble(self, obs, act, self.ensemble_size)
@@ -225,10 +221,6 @@ class TQCConfig(_SoftConfig):
     top_quantiles_to_drop_per_net: int = within(2, "[0, inf)")
     """largest quantiles that the target leaves out, per critic"""
 
-    def critic_sizes(self) -> tuple[int, ...]:
-        """Units of the critics' hidden layers."""
-        return self.critic_hidden_sizes or self.hidden_sizes
-
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """All critics as one network."""
         return _ensemble(self, obs, act, self.ensemble_size, num_quantiles=self.num_quantiles)
@@ -247,10 +239,6 @@ class CrossQConfig(_SoftConfig):
 
     actor_delay: int = within(3, "[1, inf)")
     """critic updates per actor update"""
-
-    def critic_sizes(self) -> tuple[int, ...]:
-        """Units of the critics' hidden layers."""
-        return self.critic_hidden_sizes or self.hidden_sizes
 
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """A critic that normalises the input of each layer."""
@@ -273,10 +261,6 @@ class DroQConfig(_SoftConfig):
     """probability that a unit of a critic is dropped"""
     target_dropout: bool = False
     """drop units in the targets, too"""
-
-    def critic_sizes(self) -> tuple[int, ...]:
-        """Units of the critics' hidden layers."""
-        return self.critic_hidden_sizes or self.hidden_sizes
 
     def critic(self, obs: Any, act: Any, **options: Any) -> nn.Module:
         """A critic with dropout and layer normalisation."""

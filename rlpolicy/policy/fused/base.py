@@ -108,8 +108,6 @@ class Learner(Trained):
         if not torch.equal(lagged.spec(), layers.spec()):
             raise NotAChain(f"{name}: its lagged copy has other layers")
         self.old = Mlp(lagged, kernels)
-        if (self.old.dtype, self.old.flat.data.device) != (self.net.dtype, self.flat.data.device):
-            raise NotAChain("the networks are not all on one device and of one dtype")
 
     @property
     def target(self) -> Mlp:
@@ -155,6 +153,7 @@ class FusedUpdate(ABC):
             if isinstance(part, nn.Module | Optimizer)
         ]
         vectors = [part.flat.data for part in trained]
+        vectors += [part.old.flat.data for part in trained if part.old is not None]
         self.dtype, self.device = vectors[0].dtype, vectors[0].device
         self._on_host = self.device.type == "cpu"
         self._numpy_dtype = np.float32 if self.dtype is torch.float32 else np.float64

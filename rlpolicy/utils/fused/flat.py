@@ -140,17 +140,15 @@ class FlatAdam:
             before_replay(self._send_numbers)
             self._step_by_torch(target, tau)
             return
-        self._steps += 1.0
-        step = float(self._steps[0])
-        self.optim._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers look for it
-        options = self.optim.param_groups[0]
-        lr, decay = float(options["lr"]), float(options["weight_decay"])
-        l2, decay = (0.0, decay) if is_decoupled(self.optim, options) else (decay, 0.0)
-        beta1, beta2 = map(float, options["betas"])
+        step, lr = self._count()
         follower = None if target is None else target.address
-        self._kernels.adam(
-            self.flat.data.shape[0], *self._where, follower, tau, step, lr, beta1, beta2, options["eps"], l2, decay
-        )
+        self._kernels.adam(self.flat.data.shape[0], *self._where, follower, tau, step, lr, *self.constants)
+
+    def _count(self) -> tuple[float, float]:
+        """Count a step: its number, and its learning rate."""
+        self._steps += 1.0
+        self.optim._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers look for it
+        return float(self._steps[0]), float(self.optim.param_groups[0]["lr"])
 
     @property
     def constants(self) -> tuple[Any, ...]:
@@ -162,10 +160,7 @@ class FlatAdam:
 
     def _send_numbers(self) -> None:
         """Count a step; send what is another number in each to where the parameters are."""
-        self._steps += 1.0
-        step = float(self._steps[0])
-        self.optim._opt_called = True  # type: ignore[attr-defined]  # learning-rate schedulers look for it
-        lr = float(self.optim.param_groups[0]["lr"])
+        step, lr = self._count()
         beta1, beta2, _, _, decay = self.constants
         send((lr / (1 - beta1**step), (1 - beta2**step) ** -0.5, 1 - lr * decay), self._numbers)
 

@@ -139,8 +139,8 @@ template <class T>
 void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs, const T* d_out, T* grads,
               T* dx, int first) {
   const Layers net(spec);
-  int64_t n_params = 0, n_outs = 0;
-  for (int l = 0; l < net.n; l++) n_params += int64_t(net.in(l) + 1) * net.out(l), n_outs += int64_t(rows) * net.out(l);
+  int64_t n_params = 0;
+  for (int l = 0; l < net.n; l++) n_params += int64_t(net.in(l) + 1) * net.out(l);
   const int last = net.out(net.n - 1);
   static thread_local std::vector<int> row;
   row.clear();
@@ -159,7 +159,7 @@ void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, co
     return;
   }
   const T* weight = p + n_params;
-  const T* h = outs + n_outs;
+  const T* h = outs + outputs(spec, rows);
   T* grad = grads ? grads + n_params : nullptr;
   for (int l = net.n - 1; l >= 0; l--) {
     const int in = net.in(l), out = net.out(l);

@@ -43,15 +43,8 @@ class Kernels:
         pointer, integer, number = ctypes.c_void_p, ctypes.c_int, ctypes.c_double
         rows: list[Any] = [pointer, integer]  # numbers and the distance of their rows
         chain: list[Any] = [pointer, integer, pointer, *rows, pointer]  # spec, rows, p, x, outs
-        critics: list[Any] = [
-            pointer,
-            integer,
-            integer,
-            pointer,
-            *rows,
-            integer,
-            *rows,
-        ]  # spec, k, rows, p, obs, n, act
+        # spec, k, rows, p, obs, how many of its columns, act
+        critics: list[Any] = [pointer, integer, integer, pointer, *rows, integer, *rows]
         gaussian: list[Any] = [integer, integer, pointer, pointer, number, number]  # rows, n, out, noise, low, high
         arguments: dict[str, list[Any]] = {
             "forward": chain,

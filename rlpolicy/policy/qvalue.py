@@ -78,14 +78,9 @@ class LaggedModel(nn.Module):
         else:
             polyak_update(self.model_old, self.model, self.tau)
 
-    @property
-    def _copy_is_due(self) -> bool:
-        """Whether the next update is one of 0, freq, 2 freq, ..., before which the copy is made anew."""
-        return self.freq > 0 and self._iter % self.freq == 0
-
     def _before_step(self) -> None:
-        """Copy the network when it is due."""
-        if self._copy_is_due:
+        """Copy the network before updates 0, freq, 2 freq, ..."""
+        if self.freq > 0 and self._iter % self.freq == 0:
             self.sync_weight()
 
     def _after_step(self) -> None:

@@ -25,7 +25,7 @@ class FusedDQN(FusedUpdate):
 
     def turn(self) -> bool:
         """Whether the copy is made anew."""
-        return self.policy._copy_is_due
+        return self.policy.freq > 0 and self.policy._iter % self.policy.freq == 0
 
     def step(self, data: Minibatch) -> tuple[Losses, Tensor]:
         """Critic and lagged copy."""

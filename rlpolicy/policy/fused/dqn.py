@@ -1,12 +1,18 @@
 """DQN without autograd; the equations are those of :class:`~rlpolicy.policy.modelfree.dqn.DQNPolicy`."""
 
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor
 
+from rlpolicy.data.batch import Batch
 from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch
 from rlpolicy.policy.modelfree.dqn import DQNPolicy, DQNTrainingStats
 from rlpolicy.utils.fused.chain import q_network
 from rlpolicy.utils.fused.native import Kernels
 from rlpolicy.utils.fused.td import q_gradient
+from rlpolicy.utils.net.inputs import flat
 
 
 class FusedDQN(FusedUpdate):
@@ -22,6 +28,18 @@ class FusedDQN(FusedUpdate):
         self.q = Learner("model", q_network, policy.model, policy.optim, old, kernels)
         super().__init__(policy, [self.q])
         self.speed_up(policy.model, self.q.net, Tensor.clone)
+        self._model = policy.model
+        if self._on_host:
+            self.take_calls(policy, self.act)
+
+    def act(self, batch: Any, state: Any = None, model: str = "model", **kwargs: Any) -> Any:
+        """:meth:`DQNPolicy.forward` where that is the best of the Q values of plain arrays."""
+        policy, net, obs = self.policy, self.q.net, batch.obs
+        is_plain = type(obs) is np.ndarray and model == "model" and not kwargs and not torch.is_grad_enabled()
+        if not is_plain or policy._modules["model"] is not self._model or "forward" in policy.__dict__ or not net.flat.bound:
+            return policy._call_impl(batch, state, model, **kwargs)  # type: ignore[no-untyped-call]
+        q = net(flat(self._tensor(obs))).clone()
+        return Batch.wrap({"logits": q, "act": q.numpy().argmax(axis=1), "state": state})
 
     def turn(self) -> bool:
         """Whether the copy is made anew."""

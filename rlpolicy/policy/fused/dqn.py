@@ -32,12 +32,12 @@ class FusedDQN(FusedUpdate):
         if self._on_host:
             self.take_calls(policy, self.act)
 
-    def act(self, batch: Any, state: Any = None, model: str = "model", **kwargs: Any) -> Any:
-        """:meth:`DQNPolicy.forward` where that is the best of the Q values of plain arrays."""
+    def act(self, batch: Any, state: Any = None, **kwargs: Any) -> Any:
+        """:meth:`DQNPolicy.forward` for observations that are plain arrays."""
         policy, net, obs = self.policy, self.q.net, batch.obs
-        is_plain = type(obs) is np.ndarray and model == "model" and not kwargs and not torch.is_grad_enabled()
-        if not is_plain or policy._modules["model"] is not self._model or "forward" in policy.__dict__ or not net.flat.bound:
-            return policy._call_impl(batch, state, model, **kwargs)  # type: ignore[no-untyped-call]
+        is_own = policy._modules["model"] is self._model and "forward" not in policy.__dict__ and net.flat.bound
+        if not is_own or kwargs or type(obs) is not np.ndarray or torch.is_grad_enabled():
+            return policy._call_impl(batch, state, **kwargs)  # type: ignore[no-untyped-call]
         q = net(flat(self._tensor(obs))).clone()
         return Batch.wrap({"logits": q, "act": q.numpy().argmax(axis=1), "state": state})
 

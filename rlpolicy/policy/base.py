@@ -408,7 +408,7 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
     def post_process_fn(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> None:
         """Give the buffer new priorities, when it keeps any: ``batch.weight``, which :meth:`learn` set to TD errors."""
-        # a buffer searches its columns for a name that it lacks, which takes ten times as long; not so what stands for one
+        # a buffer searches its columns for a name that it lacks, which takes long; what stands for one does not
         if not hasattr(type(buffer) if isinstance(buffer, ReplayBuffer) else buffer, "update_weight"):
             return
         if "weight" in batch:

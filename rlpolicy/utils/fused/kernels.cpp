@@ -17,6 +17,7 @@ void sgemm_(const char*, const char*, const int*, const int*, const int*, const 
             const float*, const int*, const float*, float*, const int*);
 void dgemm_(const char*, const char*, const int*, const int*, const int*, const double*, const double*, const int*,
             const double*, const int*, const double*, double*, const int*);
+int MKL_Set_Num_Threads_Local(int) __attribute__((weak));  // other BLASes have none
 }
 
 namespace {
@@ -31,16 +32,30 @@ struct FlushToZero {
 #endif
 };
 
+// One thread for a small product, which several would not finish sooner.
+struct Threads {
+  const bool is_small;
+  int before = 0;
+  Threads(int64_t m, int64_t n, int64_t k) : is_small(MKL_Set_Num_Threads_Local && m * n * k < (1 << 22)) {
+    if (is_small) before = MKL_Set_Num_Threads_Local(1);
+  }
+  ~Threads() {
+    if (is_small) MKL_Set_Num_Threads_Local(before);
+  }
+};
+
 enum Activation { identity = 0, relu = 1, tanh_ = 2 };
 
 void gemm(const char* a, const char* b, int m, int n, int k, const float* A, int lda, const float* B, int ldb,
           float* C, int ldc) {
   const float one = 1, zero = 0;
+  const Threads threads(m, n, k);
   sgemm_(b, a, &n, &m, &k, &one, B, &ldb, A, &lda, &zero, C, &ldc);  // BLAS is column-major: C' = B' A'
 }
 void gemm(const char* a, const char* b, int m, int n, int k, const double* A, int lda, const double* B, int ldb,
           double* C, int ldc) {
   const double one = 1, zero = 0;
+  const Threads threads(m, n, k);
   dgemm_(b, a, &n, &m, &k, &one, B, &ldb, A, &lda, &zero, C, &ldc);
 }
 

@@ -437,7 +437,9 @@ class Collector:
         obs, started = self._reset_rows(ids[ended], gym_reset_kwargs)
         if len(ended) == len(ids):
             return obs, started, zero_rows(state, ended)
-        return put_rows(obs_next, ended, obs), put_rows(info, ended, started), zero_rows(state, ended)
+        if started.__dict__ or list(info.__dict__) != ["env_id"]:  # else nobody says anything
+            info = put_rows(info, ended, started)
+        return put_rows(obs_next, ended, obs), info, zero_rows(state, ended)
 
     def _restart_noise(self, rows: np.ndarray) -> None:
         """Tell noise with a memory that these rows of the action batch begin anew."""

@@ -415,11 +415,10 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
     def post_process_fn(self, batch: Batch, buffer: ReplayBuffer, indices: NDArray[np.int64]) -> None:
         """Give the buffer new priorities, when it keeps any: ``batch.weight``, which :meth:`learn` set to TD errors."""
-        update_weight = getattr(buffer, "update_weight", None)
-        if update_weight is None:
+        if not hasattr(type(buffer), "update_weight"):  # of the buffer itself the question costs ten times as much
             return
         if "weight" in batch:
-            update_weight(indices, batch.weight)
+            buffer.update_weight(indices, batch.weight)
         else:
             logger.warning("%s.learn left no batch.weight: priorities are not updated", type(self).__name__)
 

@@ -323,6 +323,17 @@ def test_infos_are_the_same_with_and_without_tags(infos: list[dict[str, Any]], n
     assert stored[0].info.env_id.tolist() == [i for i in range(n) for _ in range(5)]
 
 
+def test_environments_that_say_nothing_keep_their_ids_when_they_begin_anew() -> None:
+    late = Talking({})
+    late.t = 0  # its first episode has one step
+    collector = Collector(
+        Scripted(), DummyVectorEnv([lambda: Talking({}), lambda: late, lambda: Talking({})]), VectorReplayBuffer(30, 3)
+    )
+    collector.collect(n_step=3)
+    assert collector.data.obs.ravel().tolist() == [0, 0, 0]
+    assert collector.data.info.env_id.tolist() == [0, 1, 2]
+
+
 def test_a_step_may_be_replaced_by_a_spy() -> None:
     """Also in environments that a collector has already."""
     venv = envs(3)

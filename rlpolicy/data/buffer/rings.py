@@ -265,7 +265,7 @@ class Rings:
 
     def random(self, rng: np.random.Generator, count: int, stored: int) -> IntArray:
         """``count`` of the ``stored`` rows (more than none), uniform and with replacement."""
-        drawn = rng.integers(0, stored, count)
+        drawn: IntArray = (rng.random(count) * stored).astype(np.int64)  # a third of the time of rng.integers
         if self.n == 1 or stored == self.total:
             return drawn
         size = self.size

@@ -1,12 +1,18 @@
 """DQN without autograd; the equations are those of :class:`~rlpolicy.policy.modelfree.dqn.DQNPolicy`."""
 
+from typing import Any
+
+import numpy as np
+import torch
 from torch import Tensor
 
+from rlpolicy.data.batch import Batch
 from rlpolicy.policy.fused.base import FusedUpdate, Learner, Losses, Minibatch
 from rlpolicy.policy.modelfree.dqn import DQNPolicy, DQNTrainingStats
 from rlpolicy.utils.fused.chain import q_network
 from rlpolicy.utils.fused.native import Kernels
 from rlpolicy.utils.fused.td import q_gradient
+from rlpolicy.utils.net.inputs import flat
 
 
 class FusedDQN(FusedUpdate):
@@ -22,6 +28,18 @@ class FusedDQN(FusedUpdate):
         self.q = Learner("model", q_network, policy.model, policy.optim, old, kernels)
         super().__init__(policy, [self.q])
         self.speed_up(policy.model, self.q.net, Tensor.clone)
+        self._model = policy.model
+        if self._on_host:
+            self.take_calls(policy, self.act)
+
+    def act(self, batch: Any, state: Any = None, **kwargs: Any) -> Any:
+        """:meth:`DQNPolicy.forward` for observations that are plain arrays."""
+        policy, net, obs = self.policy, self.q.net, batch.obs
+        is_own = policy._modules["model"] is self._model and "forward" not in policy.__dict__ and net.flat.bound
+        if not is_own or kwargs or type(obs) is not np.ndarray or torch.is_grad_enabled():
+            return policy._call_impl(batch, state, **kwargs)  # type: ignore[no-untyped-call]
+        q = net(flat(self._tensor(obs))).clone()
+        return Batch.wrap({"logits": q, "act": q.numpy().argmax(axis=1), "state": state})
 
     def turn(self) -> bool:
         """Whether the copy is made anew."""

@@ -145,6 +145,12 @@ def test_a_lagged_copy_acts_as_before(backend: str) -> None:
         np.testing.assert_allclose(ours["act"], right["act"], rtol=TIGHT, atol=TIGHT)
 
 
+def test_a_forward_of_ones_own_is_called(backend: str, algorithm: str) -> None:
+    made, _ = pair(algorithm, backend)
+    made.forward = lambda batch, state=None: Batch(act=np.full(len(batch.obs), 7), state=state)
+    np.testing.assert_array_equal(made.act(np.zeros((3, OBS))), [7, 7, 7])
+
+
 def test_one_action(backend: str, algorithm: str) -> None:
     made, eager = pair(algorithm, backend)
     for each in (made, eager):

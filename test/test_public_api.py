@@ -88,6 +88,14 @@ TIANSHOU = {
 }
 """Tianshou 1.0's modules and their public names, as far as their subject exists here."""
 
+UNUSED = (
+    *("data.buffer.segments", "data.resume", "data.tensor_collector", "env.gymnasium_vector", "env.envpool"),
+    *("env.pettingzoo_env", "env.subproc_venvs", "env.worker.server", "policy.bundle", "policy.export"),
+    *("policy.modelfree.sac", "policy.multiagent.mapolicy", "trainer.ahead", "trainer.callbacks.health"),
+    *("trainer.checkpoint", "trainer.forked", "utils.logger.tensorboard"),
+)
+"""Modules that a script with a DummyVectorEnv, a DQNPolicy and an OffpolicyTrainer has no use for."""
+
 OPTIONAL = ["h5py", "wandb", "ray", "envpool", "pettingzoo", "mujoco", "ale_py"]
 OPTIONAL += ["safetensors", "onnx", "onnxscript", "onnxruntime", "matplotlib"]
 
@@ -109,8 +117,10 @@ def packages() -> list[ModuleType]:
 def test_all_is_what_a_package_exports(package: ModuleType) -> None:
     promised = getattr(package, "__all__", [])
     assert list(promised) == sorted(set(promised))
-    public = {name: value for name, value in vars(package).items() if not name.startswith("_")}
+    public = {name: getattr(package, name) for name in dir(package) if not name.startswith("_")}
     assert {name for name, value in public.items() if not isinstance(value, ModuleType)} == set(promised)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = package.nothing
 
 
 def test_top_package() -> None:
@@ -148,3 +158,24 @@ print([name for name in {OPTIONAL!r} if name in sys.modules])
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_script_loads_what_it_uses() -> None:
+    script = """
+import sys
+from rlpolicy.data import Collector, VectorReplayBuffer
+from rlpolicy.env import DummyVectorEnv
+from rlpolicy.policy import DQNPolicy
+from rlpolicy.trainer import OffpolicyTrainer
+print(*(name for name in sys.modules if name.startswith(("rlpolicy", "cloudpickle"))))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    loaded = set(done.stdout.split())
+    assert "rlpolicy.policy.modelfree.dqn" in loaded
+    assert not loaded & {f"rlpolicy.{name}" for name in UNUSED} | {"cloudpickle"} & loaded
+
+
+def test_modules_of_a_package_can_be_asked_for() -> None:
+    script = "import rlpolicy; print(rlpolicy.data.types.__name__, rlpolicy.policy.modelfree.c51.__name__)"
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["rlpolicy.data.types", "rlpolicy.policy.modelfree.c51"]

@@ -13,7 +13,7 @@ from rlpolicy.data.buffer.vecbuf import VectorReplayBuffer
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.staging import Staging, packed
 from rlpolicy.data.stats import CollectStats
-from rlpolicy.env.venvs import DummyVectorEnv
+from rlpolicy.env.dummy_venv import DummyVectorEnv
 from rlpolicy.env.worker.ray import import_ray
 from rlpolicy.policy.acting import all_tensors, copy_tensors, policies_in, settable
 from rlpolicy.policy.base import BasePolicy

@@ -6,12 +6,9 @@ from typing import Any
 import gymnasium as gym
 from gymnasium.vector import VectorEnv
 
-from rlpolicy.env.envpool import EnvPoolVectorEnv, is_envpool
-from rlpolicy.env.envpool_async import AsyncEnvPoolVectorEnv
-from rlpolicy.env.gymnasium_vector import GymnasiumVectorEnv, VectorEnvAdapter
+from rlpolicy.env.dummy_venv import DummyVectorEnv
 from rlpolicy.env.utils import VectorEnvLike
 from rlpolicy.env.venv_base import BaseVectorEnv
-from rlpolicy.env.venvs import DummyVectorEnv
 
 
 def as_vector_env(env: Any) -> VectorEnvLike:
@@ -23,7 +20,13 @@ def as_vector_env(env: Any) -> VectorEnvLike:
 
     :raises TypeError: anything else.
     """
-    if isinstance(env, BaseVectorEnv | VectorEnvAdapter):
+    if isinstance(env, BaseVectorEnv):
+        return env
+    from rlpolicy.env.envpool import EnvPoolVectorEnv, is_envpool
+    from rlpolicy.env.envpool_async import AsyncEnvPoolVectorEnv
+    from rlpolicy.env.gymnasium_vector import GymnasiumVectorEnv, VectorEnvAdapter
+
+    if isinstance(env, VectorEnvAdapter):
         return env
     if is_envpool(env):
         is_async = int(env.config["batch_size"]) < int(env.config["num_envs"])

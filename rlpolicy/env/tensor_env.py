@@ -10,7 +10,6 @@ import torch
 from gymnasium.vector import AutoresetMode, VectorEnv
 from torch import Tensor
 
-from rlpolicy.env.gymnasium_vector import autoreset_mode
 from rlpolicy.env.utils import Seeds, spread_seeds
 from rlpolicy.utils.errors import InvalidArgument
 
@@ -106,6 +105,8 @@ class TensorVectorEnv:
         self.action_space = [self.single_action_space] * self.env_num
         """The same space for all: random actions are drawn for all at once."""
         self.observation_space = [_attribute(env, "single_observation_space")] * self.env_num
+        from rlpolicy.env.gymnasium_vector import autoreset_mode
+
         says = "autoreset_mode" in (env.metadata or {})
         self.mode = autoreset_mode(env) if says or isinstance(env, VectorEnv) else AutoresetMode.SAME_STEP
         self.device: torch.device | None = None

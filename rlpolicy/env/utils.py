@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Protocol
 
-import cloudpickle
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
@@ -77,9 +76,13 @@ class CloudpickleWrapper:
         self.data = data
 
     def __getstate__(self) -> bytes:
+        import cloudpickle
+
         return bytes(cloudpickle.dumps(self.data))
 
     def __setstate__(self, data: bytes) -> None:
+        import cloudpickle
+
         self.data = cloudpickle.loads(data)
 
 

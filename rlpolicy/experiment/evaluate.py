@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlpolicy.data.collector import Collector
-from rlpolicy.env.venvs import DummyVectorEnv
+from rlpolicy.env.dummy_venv import DummyVectorEnv
 from rlpolicy.experiment.experiment import make_policy, video_env
 from rlpolicy.experiment.run_folder import RunFolder
 from rlpolicy.experiment.team import reward_metric

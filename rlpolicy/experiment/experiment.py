@@ -15,7 +15,9 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.buffer.vecbuf import PrioritizedVectorReplayBuffer, VectorReplayBuffer
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import InfoStats
-from rlpolicy.env.venvs import BaseVectorEnv, DummyVectorEnv, SubprocVectorEnv
+from rlpolicy.env.dummy_venv import DummyVectorEnv
+from rlpolicy.env.subproc_venvs import SubprocVectorEnv
+from rlpolicy.env.venv_base import BaseVectorEnv
 from rlpolicy.experiment.config import ExperimentConfig
 from rlpolicy.experiment.envs import obs_dtype
 from rlpolicy.experiment.run_folder import RunFolder, RunLogger

@@ -19,10 +19,7 @@ from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.stats import TrainingStats, TrainingStatsWrapper, TTrainingStats
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.policy.action import ActionMap, ActionType, BoundMethod, action_type_of
-from rlpolicy.policy.bundle import load_policy, save_policy
-from rlpolicy.policy.export import export_policy
 from rlpolicy.policy.observations import ObsStatistics, count_together
-from rlpolicy.policy.resume import load_training_state, training_state
 from rlpolicy.policy.returns import follow_steps, gae_return
 from rlpolicy.utils.errors import InvalidArgument
 from rlpolicy.utils.lr_scheduler import AnyLRScheduler, step_after_update
@@ -235,6 +232,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
     def training_state(self) -> dict[str, Any]:
         """All that training changes: networks, optimisers, schedulers, noise, generators, counters."""
+        from rlpolicy.policy.resume import training_state
+
         return training_state(self)
 
     def load_training_state(self, state: dict[str, Any]) -> None:
@@ -242,6 +241,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
 
         :raises ValueError: it was not.
         """
+        from rlpolicy.policy.resume import load_training_state
+
         load_training_state(self, state)
 
     # -- files ------------------------------------------------------------------------------------------------------
@@ -262,6 +263,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         :raises FileExistsError: something else lies at ``path``.
         :raises TypeError: a space that cannot be written.
         """
+        from rlpolicy.policy.bundle import save_policy
+
         save_policy(self, path, obs)
 
     def load(self, path: str | os.PathLike[str]) -> None:
@@ -273,6 +276,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         :raises rlpolicy.utils.errors.DamagedFile: it is damaged, of another format, or no policy (a ValueError).
         :raises ValueError: another algorithm, spaces, action mapping, options or networks; the message says which.
         """
+        from rlpolicy.policy.bundle import load_policy
+
         load_policy(self, path)
 
     def export(
@@ -295,6 +300,8 @@ class BasePolicy(nn.Module, ABC, Generic[TTrainingStats]):
         :raises ValueError: another format, or no observations for ONNX.
         :raises RuntimeError: what was exported does not do what the policy does.
         """
+        from rlpolicy.policy.export import export_policy
+
         export_policy(self, path, format, obs)
 
     # -- learning ---------------------------------------------------------------------------------------------------

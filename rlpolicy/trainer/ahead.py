@@ -4,7 +4,7 @@ import copy
 import weakref
 from collections import deque
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -26,9 +26,8 @@ from rlpolicy.policy.acting import (
 )
 from rlpolicy.policy.base import BasePolicy
 from rlpolicy.trainer.forked import Forked, why_not_forked
+from rlpolicy.trainer.utils import AsyncCollection
 from rlpolicy.utils.errors import InvalidArgument
-
-AsyncCollection: TypeAlias = bool | Literal["thread", "process"]
 
 
 class Orders(NamedTuple):

@@ -20,15 +20,15 @@ from rlpolicy.data.stats import (
 )
 from rlpolicy.policy.base import BasePolicy, policy_within_training_step
 from rlpolicy.seeding import seed_everything
-from rlpolicy.trainer.ahead import AsyncCollection
 from rlpolicy.trainer.callbacks.base import Callback, CallbackList
-from rlpolicy.trainer.checkpoint import Interruption, Progress
 from rlpolicy.trainer.finite import FiniteGuard, NanPolicy
+from rlpolicy.trainer.progress import Interruption, Progress
 from rlpolicy.trainer.ranks import Joined, check_drift, share_policy
 from rlpolicy.trainer.report import EpochBar, epoch_line, test_line
 from rlpolicy.trainer.resumable import Resumable
 from rlpolicy.trainer.signals import stop_on_signals
 from rlpolicy.trainer.utils import (
+    AsyncCollection,
     RewardMetric,
     apply_reward_metric,
     gather_info,

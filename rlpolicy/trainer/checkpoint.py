@@ -17,9 +17,9 @@ from rlpolicy.data.buffer.segments import load_buffer, save_buffer
 from rlpolicy.data.resume import check_collector_state, collector_state, load_collector_state
 from rlpolicy.data.utils.state_tree import read_tree, write_tree
 from rlpolicy.seeding import global_state, set_global_state
+from rlpolicy.trainer.progress import Progress, state_of
 from rlpolicy.trainer.ranks import seed_newcomer
 from rlpolicy.trainer.stats_tree import stats_to_tree, tree_to_stats
-from rlpolicy.trainer.utils import CollectTotals
 from rlpolicy.utils.errors import DamagedFile
 from rlpolicy.utils.folder import MANIFEST, NewFolder, WholeFolder, remove_folder, remove_unfinished
 from rlpolicy.utils.ranks import everywhere, from_main, gathered, highest, rank, size
@@ -36,38 +36,6 @@ COUNTERS = (
 )
 _NAME = re.compile(r"(\d{6,})-step-\d+")
 _WRONG_FORM = (KeyError, TypeError, IndexError, AttributeError, OverflowError)
-
-
-class Progress:
-    """What the running epoch has done so far."""
-
-    def __init__(self) -> None:
-        self.done = 0
-        """Steps."""
-        self.collected = CollectTotals()
-        self.trained: Any = None
-        """Stats of the last update."""
-
-    def to_tree(self) -> dict[str, Any]:
-        """As a plain tree."""
-        return {"done": self.done, "collected": self.collected.state_dict(), "trained": stats_to_tree(self.trained)}
-
-    @classmethod
-    def from_tree(cls, tree: dict[str, Any]) -> "Progress":
-        """What :meth:`to_tree` gave."""
-        progress = cls()
-        progress.done, progress.trained = int(tree["done"]), tree_to_stats(tree["trained"])
-        progress.collected.load_state_dict(tree["collected"])
-        return progress
-
-
-class Interruption:
-    """An epoch that a request to stop has cut short: where a run that goes on later picks it up."""
-
-    def __init__(self, progress: Progress, logger: Any, callbacks: Any) -> None:
-        self.progress = progress
-        # as they are now, before they are told of the short epoch
-        self.logger, self.callbacks = _state_of(logger), callbacks.state()
 
 
 # -- saving ------------------------------------------------------------------------------------------------------------
@@ -90,15 +58,11 @@ def trainer_state(trainer: "BaseTrainer") -> dict[str, Any]:
         "history": stats_to_tree(trainer.history if cut is None else trainer.history[:-1]),
         "progress": None if progress is None else progress.to_tree(),
         "averages": {name: [average.size, list(average.cache)] for name, average in trainer.stat.items()},
-        "logger": _state_of(trainer.logger) if cut is None else cut.logger,
+        "logger": state_of(trainer.logger) if cut is None else cut.logger,
         "callbacks": trainer._callbacks.state() if cut is None else cut.callbacks,
         "own": trainer._own_state(),
         "generators": global_state(),
     }
-
-
-def _state_of(part: Any) -> Any:
-    return part.state_dict() if hasattr(part, "state_dict") else None
 
 
 def save_trainer(trainer: "BaseTrainer", path: str | PathLike[str], keep: int) -> None:

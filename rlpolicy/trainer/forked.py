@@ -16,7 +16,7 @@ import torch
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.staging import Aborted, Kept, packed, unpacked
 from rlpolicy.data.stats import CollectStats
-from rlpolicy.env.venvs import DummyVectorEnv
+from rlpolicy.env.dummy_venv import DummyVectorEnv
 from rlpolicy.env.worker.failures import exit_words
 from rlpolicy.env.worker.server import PARENT_ENDS, dumps
 from rlpolicy.policy.base import BasePolicy

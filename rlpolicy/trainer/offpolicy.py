@@ -4,20 +4,21 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from fractions import Fraction
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import CollectStats, InfoStats, TrainingStats
-from rlpolicy.data.tensor_collector import TensorCollector
 from rlpolicy.policy.base import BasePolicy
-from rlpolicy.trainer.ahead import AsyncCollection, CollectsAhead
 from rlpolicy.trainer.base import BaseTrainer
 from rlpolicy.trainer.callbacks.base import Callback
-from rlpolicy.trainer.checkpoint import Progress
 from rlpolicy.trainer.finite import NanPolicy
-from rlpolicy.trainer.utils import RewardMetric
+from rlpolicy.trainer.progress import Progress
+from rlpolicy.trainer.utils import AsyncCollection, RewardMetric
 from rlpolicy.utils.logger.base import BaseLogger
 from rlpolicy.utils.ranks import size
+
+if TYPE_CHECKING:
+    from rlpolicy.trainer.ahead import CollectsAhead
 
 
 class OffpolicyTrainer(BaseTrainer):
@@ -33,7 +34,7 @@ class OffpolicyTrainer(BaseTrainer):
     in the thread is raised by the trainer; one in the trainer, or a stop, ends the thread. See ``docs/trainer.md``.
     """
 
-    _ahead: CollectsAhead | None = None
+    _ahead: "CollectsAhead | None" = None
 
     def _check(self) -> None:
         super()._check()
@@ -56,11 +57,14 @@ class OffpolicyTrainer(BaseTrainer):
                 "async_collection needs step_per_collect: how many steps an episode will have is not known when it is "
                 "asked for"
             )
-        if self.async_collection and isinstance(self.train_collector, TensorCollector):
-            raise ValueError(
-                "async_collection is for environments on the host: those on a device are stepped there while the host "
-                "goes on already"
-            )
+        if self.async_collection:
+            from rlpolicy.data.tensor_collector import TensorCollector
+
+            if isinstance(self.train_collector, TensorCollector):
+                raise ValueError(
+                    "async_collection is for environments on the host: those on a device are stepped there while the "
+                    "host goes on already"
+                )
 
     def _clear(self) -> None:
         self.release_collector()
@@ -103,6 +107,8 @@ class OffpolicyTrainer(BaseTrainer):
     @contextmanager
     def _collecting(self, progress: Progress) -> Iterator[None]:
         if self.async_collection and self._ahead is None:
+            from rlpolicy.trainer.ahead import CollectsAhead
+
             assert self.train_collector is not None
             self._ahead = CollectsAhead(
                 self.policy, self.train_collector, self._most_ahead(), self.async_collection, self._generators
@@ -139,7 +145,7 @@ class OffpolicyTrainer(BaseTrainer):
     def _is_ahead(self) -> bool:
         return self._ahead is not None and len(self._ahead) > 0
 
-    def _ask_ahead(self, ahead: CollectsAhead) -> None:
+    def _ask_ahead(self, ahead: "CollectsAhead") -> None:
         """Ask for collects until enough are under way, but for none that will not be learned from."""
         assert self.step_per_collect is not None
         while len(ahead) < ahead.most:

@@ -11,9 +11,7 @@ from torch import Tensor, nn
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.base import ReplayBuffer
 from rlpolicy.data.utils.converter import to_numpy
-from rlpolicy.data.utils.state_tree import read_tree, write_tree
 from rlpolicy.utils.errors import DamagedFile
-from rlpolicy.utils.folder import NewFolder, WholeFolder, remove_unfinished
 
 if TYPE_CHECKING:
     from rlpolicy.trainer.base import BaseTrainer
@@ -149,6 +147,9 @@ def read_post_mortem(path: str | os.PathLike[str]) -> dict[str, Any]:
         (with ``nan_policy="skip"`` from before the update, else from after it).
     :raises DamagedFile: it is damaged, or something else.
     """
+    from rlpolicy.data.utils.state_tree import read_tree
+    from rlpolicy.utils.folder import WholeFolder
+
     folder = WholeFolder(Path(path), FORMAT)
     if folder.about.get("kind") != KIND:
         raise DamagedFile(f"{path} is no post-mortem")
@@ -175,6 +176,9 @@ def _free(path: Path) -> Path:
 
 
 def _write(target: Path, tree: dict[str, Any]) -> None:
+    from rlpolicy.data.utils.state_tree import write_tree
+    from rlpolicy.utils.folder import NewFolder, remove_unfinished
+
     target.parent.mkdir(parents=True, exist_ok=True)
     remove_unfinished(target.parent, target.name)
     folder = NewFolder(target)

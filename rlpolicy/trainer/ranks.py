@@ -9,7 +9,6 @@ from torch import Tensor
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import CollectStats
 from rlpolicy.policy.base import BasePolicy
-from rlpolicy.policy.bundle import EXTRA
 from rlpolicy.policy.observations import ObsStatistics
 from rlpolicy.seeding import seed_everything
 from rlpolicy.trainer.utils import seed_collector
@@ -35,6 +34,8 @@ def share_policy(policy: BasePolicy[Any]) -> None:
     group = ranks()
     if group is None:
         return
+    from rlpolicy.policy.bundle import EXTRA
+
     networks = {name: x.detach().clone() for name, x in policy.state_dict().items() if not name.endswith(EXTRA)}
     optims = [optim.state_dict() if optim.state else None for optim in optimizers_of(policy)]
     form = {name: (str(value.dtype), tuple(value.shape)) for name, value in networks.items()}

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
-from rlpolicy.trainer.checkpoint import Interruption, Progress, load_trainer, save_trainer, trainer_state
 from rlpolicy.trainer.finite import FiniteGuard
+from rlpolicy.trainer.progress import Interruption, Progress
 from rlpolicy.utils.ranks import everywhere
 
 
@@ -53,6 +53,8 @@ class Resumable(ABC):
         if self._is_busy:
             self._saves_due.append((path, keep))
         elif everywhere(self._finite.may_save()):
+            from rlpolicy.trainer.checkpoint import save_trainer
+
             save_trainer(self, path, keep)  # type: ignore[arg-type]  # every Resumable is a trainer
 
     def load(self, path: str | PathLike[str]) -> None:
@@ -64,6 +66,8 @@ class Resumable(ABC):
         :param path: the folder that was saved to (the newest whole checkpoint in it is taken), or one checkpoint.
         :raises ValueError: there is no whole checkpoint, or it is that of another trainer, policy, or buffer.
         """
+        from rlpolicy.trainer.checkpoint import load_trainer
+
         self.release_collector()
         load_trainer(self, path)  # type: ignore[arg-type]
 
@@ -72,6 +76,8 @@ class Resumable(ABC):
     def state_dict(self) -> dict[str, Any]:
         """Everything that :meth:`save` saves but the transitions in the buffers, as a tree of plain values, arrays and
         tensors."""
+        from rlpolicy.trainer.checkpoint import trainer_state
+
         return trainer_state(self)  # type: ignore[arg-type]
 
     def _own_state(self) -> dict[str, Any]:

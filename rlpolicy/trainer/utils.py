@@ -4,7 +4,7 @@
 
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from rlpolicy.seeding import Seeds
 from rlpolicy.utils.logger.base import BaseLogger
 
 RewardMetric = Callable[[np.ndarray], np.ndarray]
+AsyncCollection: TypeAlias = bool | Literal["thread", "process"]
 
 
 def test_episode(

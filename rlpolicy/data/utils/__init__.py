@@ -1,1 +1,8 @@
 """Helpers of the data floor: converters, the sum tree, and what works on single values of a batch."""
+
+from typing import TYPE_CHECKING
+
+from rlpolicy.utils.lazy import exported
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = exported(__name__, {})

@@ -318,10 +318,12 @@ class FusedUpdate(ABC):
         for trained in self.trained:
             trained.adam.release()
 
-    def restore(self, state: dict[str, Tensor]) -> None:
-        """Set everything that an update changes to what :meth:`state` had given."""
+    def exchange(self, state: dict[str, Tensor]) -> None:
+        """Set everything that an update changes to copies of what :meth:`state` had given; these get what was here."""
         for name, vector in self.state().items():
+            present = vector.clone()
             vector.copy_(state[name])
+            state[name].copy_(present)
 
     def state(self) -> dict[str, Tensor]:
         """Everything that an update changes, by name."""

@@ -108,15 +108,16 @@ class Checked:
         eager_stats = policy.learn(result)
         for part in update.trained:
             part.bind()  # also p.grad, which the eager update has replaced
-        eager, eager_counters = _clones(update.state()), _counters(policy)
-        eager_generators = _generators(update.device)
+        eager_counters, eager_generators = _counters(policy), _generators(update.device)
+        moved = _distances(update.state(), before)
 
-        update.restore(before)
+        update.exchange(before)  # one copy of everything is enough: now it is the eager result
+        eager = before
         policy.__dict__.update(counters)
         _set_generators(update.device, generators)
         update.begin_acting()
         stats = update(batch, buffer, indices)
-        differing = _differing(before, update.state(), eager, TOLERANCE[update.dtype])
+        differing = _differing(moved, update.state(), eager, TOLERANCE[update.dtype])
         if differing:
             warnings.warn(
                 f"compile() is switched off: its update differs from the eager one in {differing}. "
@@ -124,7 +125,7 @@ class Checked:
                 UserWarning,
                 stacklevel=4,
             )
-            update.restore(eager)
+            update.exchange(eager)
             policy.__dict__.update(eager_counters)
             _set_generators(update.device, eager_generators)
             policy._compiled = None
@@ -159,12 +160,18 @@ def _clones(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {name: vector.clone() for name, vector in state.items()}
 
 
-def _differing(before: dict[str, Tensor], fused: dict[str, Tensor], eager: dict[str, Tensor], tolerance: float) -> str:
-    """The first thing in which two results of an update differ, with how much; nothing: they agree."""
-    for name, right in eager.items():
-        moved = (right - before[name]).norm()
-        error = (fused[name] - right).norm()
+def _distances(state: dict[str, Tensor], other: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: (vector - other[name]).norm() for name, vector in state.items()}
+
+
+def _differing(moved: dict[str, Tensor], fused: dict[str, Tensor], eager: dict[str, Tensor], tolerance: float) -> str:
+    """The first thing in which two results of an update differ, with how much; nothing: they agree.
+
+    :param moved: how far the eager update went.
+    """
+    for name, error in _distances(fused, eager).items():
+        right = eager[name]
         both_diverged = not right.isfinite().all() and not fused[name].isfinite().all()
-        if not error <= tolerance * moved + 1e-7 * right.norm() and not both_diverged:
-            return f"{name} (|difference| {error:.3g}, |change| {moved:.3g})"
+        if not error <= tolerance * moved[name] + 1e-7 * right.norm() and not both_diverged:
+            return f"{name} (|difference| {error:.3g}, |change| {moved[name]:.3g})"
     return ""

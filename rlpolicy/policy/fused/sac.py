@@ -83,9 +83,9 @@ class FusedSAC(FusedUpdate):
         noise = torch.randn_like(out[:, : out.shape[1] // 2]).contiguous()
         return *squash(self.kernels, out, noise), noise
 
-    def restore(self, state: dict[str, Tensor]) -> None:
+    def exchange(self, state: dict[str, Tensor]) -> None:
         """As for any algorithm; and α follows log α."""
-        super().restore(state)
+        super().exchange(state)
         if self.temperature is not None:
             self.policy.temperature._read()
 

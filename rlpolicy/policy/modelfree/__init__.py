@@ -1,1 +1,8 @@
 """Model-free algorithms; a file is an algorithm."""
+
+from typing import TYPE_CHECKING
+
+from rlpolicy.utils.lazy import exported
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = exported(__name__, {})

@@ -1,1 +1,8 @@
 """Several agents: one policy for a team, or a policy for each."""
+
+from typing import TYPE_CHECKING
+
+from rlpolicy.utils.lazy import exported
+
+if not TYPE_CHECKING:
+    __getattr__, __dir__ = exported(__name__, {})

@@ -11,7 +11,7 @@ import torch
 
 from rlpolicy.data.collector import Collector
 from rlpolicy.data.stats import EpochStats
-from rlpolicy.env.venvs import DummyVectorEnv
+from rlpolicy.env.dummy_venv import DummyVectorEnv
 from rlpolicy.trainer.callbacks.base import Callback
 from rlpolicy.trainer.utils import test_episode
 from rlpolicy.utils.errors import MissingExtra

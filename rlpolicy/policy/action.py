@@ -76,6 +76,7 @@ class ActionMap:
         self._own_dtype = (low, high, high / 2 - low / 2, high / 2 + low / 2)
         # ufuncs of two dtypes take half as long again: actions are float32 or, with noise or from a user, float64
         self._float64 = tuple(x.astype(np.float64) for x in self._own_dtype)
+        self._stretches = not ((low == -1.0).all() and (high == 1.0).all())
 
     def __call__(self, act: np.ndarray) -> np.ndarray:
         """Raw actions, (B, A) or (A,), to the environment's; floating dtypes stay as they are.
@@ -91,7 +92,8 @@ class ActionMap:
         elif self.bound_method is None:
             self._require_unit_range(act)
         low, high, half, centre = self._float64 if act.dtype == np.float64 else self._own_dtype
-        act = act * half + centre
+        if self._stretches:
+            act = act * half + centre
         # this clips raw actions (the stretch is monotone) and rounding errors at the border in one go
         return np.asarray(np.minimum(np.maximum(act, low), high))
 

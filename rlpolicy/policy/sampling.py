@@ -14,15 +14,6 @@ from rlpolicy.policy.action import BoundMethod
 from rlpolicy.utils.net.inputs import output_and_state
 
 
-def log_tanh_slope(u: Tensor) -> Tensor:
-    """log(d tanh(u) / du) = log(1 - tanh²u) = 2 (log 2 - u - log(1 + e^(-2u))).
-
-    As written on the right it is accurate for every u; as in the middle, nothing is left of it beyond |u| = 9 in
-    float32, where tanh u rounds to 1.
-    """
-    return 2.0 * (math.log(2.0) - u + F.logsigmoid(2.0 * u))
-
-
 def squashed_gaussian(
     mu: Tensor, sigma: Tensor, sample: bool = True, noise: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
@@ -30,7 +21,8 @@ def squashed_gaussian(
 
         log π(a) = Σ_i log N(u_i; μ_i, σ_i) - log(1 - tanh²u_i)
 
-    Gradients flow into μ and σ through the action (u = μ + σ ε).
+    Gradients flow into μ and σ through the action (u = μ + σ ε). The last term is computed as 2 (log 2 - u - log(1 +
+    e^(-2u))), which is accurate for every u: as written nothing is left of it beyond |u| = 9 in float32.
 
     :param mu: (B, A).
     :param sigma: (B, A), positive.
@@ -38,13 +30,35 @@ def squashed_gaussian(
     :param noise: ε, (B, A); None: drawn here.
     :return: the action in [-1, 1], (B, A), and its log-density, (B, 1).
     """
-    u = mu
-    log_density = -sigma.log() - 0.5 * math.log(2.0 * math.pi)
+    # log π = Σ_i 2 u_i - 2 log s(2 u_i) - log σ_i - ε_i²/2 - (log 2π)/2 - 2 log 2 with s(x) = 1 / (1 + e^-x)
+    u, spread = mu, sigma.log()
     if sample:
         noise = torch.randn_like(mu) if noise is None else noise
-        u = mu + sigma * noise
-        log_density = log_density - 0.5 * noise.square()
-    return torch.tanh(u), (log_density - log_tanh_slope(u)).sum(dim=-1, keepdim=True)
+        u, spread = torch.addcmul(mu, sigma, noise), torch.addcmul(spread, noise, noise, value=0.5)
+    double = 2.0 * u
+    terms = torch.sub(double - spread, F.logsigmoid(double), alpha=2.0)
+    return torch.tanh(u), terms.sum(dim=-1, keepdim=True) - _CONSTANT * mu.shape[-1]
+
+
+_CONSTANT = 0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0)
+
+
+class Gaussian(Independent):
+    """``Independent(Normal(μ, σ), 1)``, put together when it is first asked for anything: mostly it is not.
+
+    :param mu: μ, (B, A).
+    :param sigma: σ, (B, A).
+    """
+
+    def __init__(self, mu: Tensor, sigma: Tensor) -> None:
+        self._given = (mu, sigma)
+
+    def __getattr__(self, name: str) -> Any:
+        given = self.__dict__.pop("_given", None)
+        if given is None:
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        super().__init__(Normal(*given, validate_args=False), 1, validate_args=False)
+        return getattr(self, name)
 
 
 def act_squashed(actor: nn.Module, batch: Batch, state: Any, sample: bool) -> Batch:
@@ -57,8 +71,8 @@ def act_squashed(actor: nn.Module, batch: Batch, state: Any, sample: bool) -> Ba
     """
     (mu, sigma), hidden = output_and_state(actor(batch.obs, state=state, info=batch.get("info")), state)
     act, log_prob = squashed_gaussian(mu, sigma, sample)
-    dist = Independent(Normal(mu, sigma, validate_args=False), 1, validate_args=False)
-    return Batch(logits=torch.stack((mu, sigma)), act=act, state=hidden, dist=dist, log_prob=log_prob)
+    logits = torch.stack((mu, sigma))
+    return Batch(logits=logits, act=act, state=hidden, dist=Gaussian(mu, sigma), log_prob=log_prob)
 
 
 def smoothed(act: Tensor, sigma: float, clip: float, low: Tensor, high: Tensor) -> Tensor:

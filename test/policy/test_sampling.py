@@ -1,25 +1,32 @@
 """The squashed Gaussian and the smoothed target action."""
 
+import copy
 import math
+import pickle
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from gymnasium import spaces
 from torch import Tensor
+from torch.distributions import Independent, Normal
 
 from rlpolicy.data.batch import Batch
-from rlpolicy.policy.sampling import act_squashed, log_tanh_slope, raw_action_range, smoothed, squashed_gaussian
+from rlpolicy.policy.sampling import Gaussian, act_squashed, raw_action_range, smoothed, squashed_gaussian
 from rlpolicy.utils.net.common import Net
 from rlpolicy.utils.net.continuous import ActorProb
 
 
-def test_log_tanh_slope_is_right_where_the_direct_formula_fails() -> None:
+@pytest.mark.parametrize(("dtype", "rtol"), [(torch.float64, 1e-13), (torch.float32, 1e-5)])
+def test_density_is_right_where_the_direct_formula_fails(dtype: torch.dtype, rtol: float) -> None:
     u = np.array([-300.0, -40.0, -9.5, -1.0, 0.0, 0.3, 9.5, 40.0, 300.0])
+    mu = torch.tensor(u, dtype=dtype)[:, None]
+    _, log_prob = squashed_gaussian(mu, torch.ones_like(mu), sample=False)
     # 1 - tanh²u = 4 / (e^u + e^-u)²
-    expected = [2 * math.log(2) - 2 * (abs(x) + math.log1p(math.exp(-2 * abs(x)))) for x in u]
-    np.testing.assert_allclose(log_tanh_slope(torch.tensor(u)), expected, rtol=1e-14)
-    np.testing.assert_allclose(log_tanh_slope(torch.tensor(u, dtype=torch.float32)), expected, rtol=1e-6)
+    slopes = [2 * math.log(2) - 2 * (abs(x) + math.log1p(math.exp(-2 * abs(x)))) for x in u]
+    np.testing.assert_allclose(log_prob.flatten(), -0.5 * math.log(2 * math.pi) - np.array(slopes), rtol=rtol)
 
 
 def test_density_integrates_to_one() -> None:
@@ -80,6 +87,24 @@ def test_nothing_overflows_far_out() -> None:
     assert torch.isfinite(log_prob).all()
     assert mu.grad is not None
     torch.testing.assert_close(mu.grad, torch.tensor([[2.0, -2.0]]))  # the density rises without end towards ±1
+
+
+@pytest.mark.parametrize("copied", [lambda x: x, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+@pytest.mark.parametrize("first", ["log_prob", "batch_shape", "base_dist", "mean", "entropy", "expand", "__repr__"])
+def test_gaussian_is_put_together_by_whatever_is_asked_first(first: str, copied: Callable[[Any], Any]) -> None:
+    mu, sigma = torch.randn(5, 2), torch.rand(5, 2) + 0.1
+    right = Independent(Normal(mu, sigma), 1)
+    ours = copied(Gaussian(mu, sigma))
+    getattr(ours, first)
+    if first == "__repr__":
+        assert "Normal" in repr(ours)
+    torch.testing.assert_close(ours.log_prob(mu + 0.3), right.log_prob(mu + 0.3))
+    torch.testing.assert_close(ours.entropy(), right.entropy())
+    torch.testing.assert_close(torch.distributions.kl_divergence(ours, right), torch.zeros(5))
+    assert (ours.batch_shape, ours.event_shape) == ((5,), (2,))
+    assert isinstance(ours, Independent)
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        _ = ours.nothing
 
 
 def test_act_squashed() -> None:

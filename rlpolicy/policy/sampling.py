@@ -43,7 +43,7 @@ def squashed_gaussian(
 _CONSTANT = 0.5 * math.log(2.0 * math.pi) + 2.0 * math.log(2.0)
 
 
-class Gaussian(Independent):
+class Gaussian(Independent):  # type: ignore[type-arg]  # generic in newer torch only
     """``Independent(Normal(μ, σ), 1)``, put together when it is first asked for anything: mostly it is not.
 
     :param mu: μ, (B, A).
@@ -57,7 +57,8 @@ class Gaussian(Independent):
         given = self.__dict__.pop("_given", None)
         if given is None:
             raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
-        super().__init__(Normal(*given, validate_args=False), 1, validate_args=False)
+        mu, sigma = given
+        super().__init__(Normal(mu, sigma, validate_args=False), 1, validate_args=False)
         return getattr(self, name)
 
 

@@ -39,4 +39,5 @@ class Interruption:
 
 
 def state_of(part: Any) -> Any:
+    """Its ``state_dict``; None if it has none."""
     return part.state_dict() if hasattr(part, "state_dict") else None

@@ -104,7 +104,7 @@ _ATARI: Settings = {
     "epsilon_final": 0.01,
     "epsilon_decay_steps": 250_000,
 }
-"""What Dopamine's agents share, dopamine/jax/agents/*/configs/*.gin; steps are agent steps, of four frames each.
+"""What Dopamine's agents share, ``dopamine/jax/agents/*/configs/*.gin``; steps are agent steps, of four frames each.
 
 Targets are copied every 8,000 of them, which are 2,000 gradient steps. Ours collects from eight games at a time,
 Dopamine from one; and tests are greedy, Dopamine's take a random action in one of 1,000 cases.
@@ -260,7 +260,7 @@ PRESETS: dict[str, dict[str, Settings]] = {
         },
     },
 }
-"""Names of environments may be patterns as of the shell, such as ALE/*-v5."""
+"""Names of environments may be patterns as of the shell, such as ``ALE/*-v5``."""
 
 
 def find_preset(algorithm: str, env: str) -> Settings | None:

@@ -37,14 +37,3 @@ class DummyVectorEnv(BaseVectorEnv):
             self._failed(i, error)
             raise
         return collate(results, self.stack_dicts)
-
-    def _reset(self, ids: list[int], kwargs: list[dict[str, Any]]) -> list[tuple[Any, dict[str, Any]]]:
-        results = []
-        i = -1
-        try:
-            for i, kw in zip(ids, kwargs, strict=True):
-                results.append(self.workers[i].reset(**kw))
-        except Exception as error:
-            self._failed(i, error)
-            raise
-        return results

@@ -4,12 +4,15 @@ Compose a policy, a collector and a trainer in a script, call :func:`rlpolicy.tr
 the statistics that come back.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from rlpolicy.utils.lazy import exported
 
 if TYPE_CHECKING:
     from rlpolicy import data, env, exploration, policy, trainer, utils
     from rlpolicy.seeding import seed_everything
+else:  # the worker processes of environments need no torch
+    __getattr__, _ = exported(__name__, {"seeding": "seed_everything"})
 
 __version__ = "0.1.0"
 
@@ -23,15 +26,6 @@ __all__ = [
     "trainer",
     "utils",
 ]
-
-
-def __getattr__(name: str) -> Any:
-    """Subpackages load when they are first asked for: the worker processes of environments need no torch."""
-    if name == "seed_everything":
-        return import_module("rlpolicy.seeding").seed_everything
-    if name in __all__:
-        return import_module(f"rlpolicy.{name}")
-    raise AttributeError(f"module 'rlpolicy' has no attribute '{name}'")
 
 
 def __dir__() -> list[str]:

@@ -24,6 +24,7 @@ from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.env.tensor_env import gives_tensors
 from rlpolicy.env.utils import object_array
+from rlpolicy.env.venv_base import BaseVectorEnv
 from rlpolicy.utils.errors import InvalidArgument, NonFinite
 
 __all__ = ["AsyncCollector", "CollectStats", "CollectStatsBase", "Collector"]
@@ -264,10 +265,14 @@ class Collector:
         self._random.clear()
         returns: list[Any] = []
         lens: list[Any] = []
+        is_alone = not render and self._is_alone()
         with torch.set_grad_enabled(not no_grad):
             while True:
                 left = (1 if n_step is None or self._is_async else n_step - steps) if random else 0
-                ready, stored, ended = self._step(ready, left, render, gym_reset_kwargs)
+                if is_alone:
+                    ready, stored, ended = self._step_alone(ready, left, gym_reset_kwargs)
+                else:
+                    ready, stored, ended = self._step(ready, left, render, gym_reset_kwargs)
                 steps += stored
                 self._at_step += stored
                 if ended is not None:
@@ -303,6 +308,45 @@ class Collector:
                 f"{-n_step % self.env_num} more steps are collected",
                 stacklevel=3,
             )
+
+    def _is_alone(self) -> bool:
+        """Whether there is one environment, in this process, and nothing between it, this loop and the buffer."""
+        return (
+            self.env_num == 1
+            and hasattr(type(self._env), "step_alone")
+            and not self._env.is_async
+            and _is_of(self._env, "step", BaseVectorEnv)
+            and _is_of(self._buffer, "add", ReplayBuffer, ReplayBufferManager)
+            and self._buffer.device is None
+            and self.preprocess_fn is None
+            and self._shaped is None
+        )
+
+    def _step_alone(
+        self, ready: Ready, left: int, gym_reset_kwargs: dict[str, Any] | None
+    ) -> tuple[Ready, int, Ended | None]:
+        """:meth:`_step` where :meth:`_is_alone`: the same in half the time, as its outcome stays numbers."""
+        frame, state, action = self._act(ready, left)
+        ids = ready.ids
+        obs_next, rew, terminated, truncated, said = self._env.step_alone(action)
+        obs_next = as_rows(obs_next)
+        info = _tagged_columns([said], ids) if said else Batch.wrap({"env_id": ids.copy()})
+        if self.check_finite and not are_finite(obs_next, rew):
+            self._raise_not_finite(ids, obs_next=obs_next, rew=np.atleast_1d(rew))
+        frame["rew"] = rew
+        frame["terminated"] = terminated
+        frame["truncated"] = truncated
+        frame["done"] = terminated or truncated
+        frame["obs_next"] = obs_next
+        frame["info"] = info
+        episode = self._buffer.add_alone(frame)
+        if episode is None:
+            return Ready(ids, obs_next, info, state), 1, None
+        ended = Ended(np.zeros(1, np.int64), episode[0], np.array(episode[1:]))
+        obs_next, info, state = self._restart(ids, ended.rows, obs_next, info, state, gym_reset_kwargs)
+        if self.exploration_noise:
+            self._restart_noise(ended.rows)
+        return Ready(ids, obs_next, info, state), 1, ended
 
     def _step(
         self, ready: Ready, left: int, render: float | None, gym_reset_kwargs: dict[str, Any] | None
@@ -553,6 +597,11 @@ def _columns(infos: Any, ids: np.ndarray) -> Batch:
 
 def _take(ready: Ready, rows: np.ndarray) -> Ready:
     return Ready(ready.ids[rows], ready.obs[rows], take_rows(ready.info, rows), take_rows(ready.state, rows))
+
+
+def _is_of(thing: Any, name: str, *kinds: type) -> bool:
+    """Whether this method is one of these classes' own, not another that replaces it."""
+    return name not in vars(thing) and getattr(type(thing), name, None) in [getattr(kind, name) for kind in kinds]
 
 
 def _parameter_names(fn: Callable[..., Any] | None) -> set[str] | None:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from rlpolicy.env.utils import ENV_TYPE, collate
+from rlpolicy.env.utils import ENV_TYPE, checked_actions, collate, stack_obs
 from rlpolicy.env.venv_base import BaseVectorEnv
 from rlpolicy.env.worker.dummy import DummyEnvWorker
 
@@ -25,6 +25,27 @@ class DummyVectorEnv(BaseVectorEnv):
         super().__init__(env_fns, DummyEnvWorker, wait_num, timeout)
         if len({id(worker.env) for worker in self.workers}) < self.env_num:
             raise ValueError("env_fns returned the same environment object more than once: make a new one per call")
+
+    def step_alone(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        """:meth:`step` of the only environment, without arrays where numbers will do.
+
+        :param action: as there, (1, ...).
+        :return: (obs, rew, terminated, truncated, info): a fresh array (1, ...), a float or an array (1, agents), two
+            bools, and the dict that the environment returned.
+        """
+        if self.is_closed:
+            self._assert_is_not_closed()
+        actions = checked_actions(action, self._all)
+        try:
+            result = self.workers[0].env.step(actions[0])
+        except Exception as error:
+            self._failed(0, error)
+            raise
+        if type(result) is tuple and len(result) == 5 and isinstance(result[1], float):
+            obs, rew, terminated, truncated, info = result
+            return stack_obs((obs,), self.stack_dicts), float(rew), bool(terminated), bool(truncated), info
+        rows, rewards, ends, cuts, infos = collate([result], self.stack_dicts)
+        return rows, rewards if rewards.ndim > 1 else rewards.item(), ends.item(), cuts.item(), infos[0]
 
     def _step(self, ids: list[int], actions: Any) -> tuple[Any, ...]:
         results = []

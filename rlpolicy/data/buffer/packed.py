@@ -39,6 +39,9 @@ WriteRows = Callable[[np.ndarray, Values], bool | None]
 """(rows, values) -> True; None, and nothing written, if they have another form."""
 OUTCOME: dict[Path, str] = {("rew",): "d", ("terminated",): "?", ("truncated",): "?"}
 """The numbers that every transition has, with their codes in ``struct``; they lie first in a row."""
+UNBATCHED, BATCHED, ALONE = range(3)
+"""Forms of a single transition: without a batch axis; with one of length 1; with one, but ``rew`` is a float,
+``terminated`` and ``truncated`` are bools."""
 PACKED = "small columns"
 """What a disk knows them by."""
 
@@ -96,29 +99,30 @@ def _small_pages(size: int, dtype: np.dtype[Any]) -> np.ndarray:
     return np.frombuffer(memory, dtype)
 
 
-def row_writer(packed: PackedRows, columns: Batch, given: Values, batched: bool) -> WriteRow:
-    """What writes single transitions of the form of ``given``.
+def row_writer(packed: PackedRows, columns: Batch, given: Values, form: int) -> WriteRow:
+    """What writes single transitions like ``given``.
 
-    :param batched: values have a batch axis of length 1.
     :raises KeyError, AttributeError: there is no such function.
     """
-    lead = (1,) * batched
+    lead = (1,) * (form != UNBATCHED)
     code = _Code(columns, given, lead, apart=tuple(OUTCOME))
     if any(packed.column(path).dtype != kind or packed.column(path).ndim > 1 for path, kind in OUTCOME.items()):
         raise KeyError("an outcome that is not three numbers")
-    rew, terminated, truncated = (code.names[path] for path in OUTCOME)
-    code.reads += [  # with the right number of axes, a value that is an item has the right shape
-        f"if {rew}.ndim != {len(lead)} or {terminated}.ndim != {len(lead)} or {truncated}.ndim != {len(lead)}:",
-        "    return None",
-        f"rew, terminated, truncated = float({rew}.item()), {terminated}.item(), {truncated}.item()",
-    ]
+    outcome = [code.names[path] for path in OUTCOME]
+    rew = outcome[0]
+    if form == ALONE:
+        code.reads += [f"if type({rew}) is not float:", "    return None"]
+    else:  # with the right number of axes, a value that is an item has the right shape
+        code.reads += [f"if {' or '.join(f'{name}.ndim != {len(lead)}' for name in outcome)}:", "    return None"]
+        outcome = [f"float({rew}.item())", *(f"{name}.item()" for name in outcome[1:])]
+    code.reads.append(f"rew, terminated, truncated = {', '.join(outcome)}")
     parts = []
     for path in (path for path in packed.fields if path not in OUTCOME):
         name, column = code.names[path], packed.column(path)
         cast = "" if column.dtype == code.scope[f"{name}_dtype"] else f".astype({code.constant(column.dtype)})"
         parts.append(f", {name}{cast}.tobytes()")
     pack, memory = packed.layout().pack_into, packed.rows.view(np.uint8).data
-    rows = "row:row + 1" if batched else "row"
+    rows = "row" if form == UNBATCHED else "row:row + 1"
     return code.function(  # type: ignore[no-any-return]
         "write(row, given)",
         "over = terminated or truncated",

@@ -60,7 +60,7 @@ class PrioritizedReplayBuffer(ReplayBuffer):
         """Give rows the highest priority seen so far."""
         self.weight[index] = self._max_prio**self._alpha
 
-    def _written(self, rows: np.ndarray) -> None:
+    def _written(self, rows: int | np.ndarray) -> None:
         self.init_weight(rows)
 
     def update_weight(self, index: np.ndarray, new_weight: np.ndarray | torch.Tensor) -> None:

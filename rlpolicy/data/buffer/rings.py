@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-ZERO, ONE, ZERO_REW = np.zeros(1, np.int64), np.ones(1, np.int64), np.zeros(1)
+ONE = np.ones(1, np.int64)
 IntArray = np.ndarray[Any, np.dtype[np.int64]]
 BoolArray = np.ndarray[Any, np.dtype[np.bool_]]
 
@@ -88,6 +88,11 @@ class Rings:
         slot: int = self._starts[i] + self.written.item(i) % self._moduli[i]
         return slot
 
+    def first_slot(self, i: int) -> int:
+        """The row at which segment ``i``'s running episode began."""
+        slot: int = self._starts[i] + self.begun.item(i) % self._moduli[i]
+        return slot
+
     def advance(
         self, ids: IntArray | slice, rew: np.ndarray, done: np.ndarray
     ) -> tuple[np.ndarray, IntArray, IntArray]:
@@ -117,28 +122,20 @@ class Rings:
             self.ep_rew[ids], self.written[ids], self.begun[ids] = ep_rew, written, begun
         return returned, length, ep_start
 
-    def advance_one(
-        self, i: int, slot: int, rew: float | np.ndarray, done: bool
-    ) -> tuple[IntArray, np.ndarray, IntArray, IntArray]:
-        """:meth:`advance` for the single segment ``i``, whose row at ``slot`` was written.
-
-        :return: the slot, and what :meth:`advance` returns, as arrays of length 1.
-        """
+    def advance_one(self, i: int, rew: float | np.ndarray, done: bool) -> tuple[np.ndarray, int] | None:
+        """:meth:`advance` for the single segment ``i``: reward, (1,) or (1, agents), and length of an episode that
+        ends."""
         if type(rew) is not float and self.ep_rew.shape[1:] != np.shape(rew):
             self._shape_rewards(np.shape(rew))
-        begun, written, ep_rew = self.begun.item(i), self.written.item(i) + 1, self.ep_rew
-        at, length, ep_start = ZERO.copy(), ZERO.copy(), ZERO.copy()  # quicker than np.array([number])
-        at[0] = slot
-        ep_start[0] = self._starts[i] + begun % self._moduli[i]
+        written, ep_rew = self.written.item(i) + 1, self.ep_rew
         self.written[i] = written
         ep_rew[i] += rew
         if not done:
-            return at, ZERO_REW.copy() if ep_rew.ndim == 1 else np.zeros((1, *ep_rew.shape[1:])), length, ep_start
-        returned = ep_rew[i : i + 1].copy()
-        length[0] = written - begun
+            return None
+        returned, length = ep_rew[i : i + 1].copy(), written - self.begun.item(i)
         self.begun[i] = written
         ep_rew[i] = 0.0
-        return at, returned, length, ep_start
+        return returned, length
 
     def _shape_rewards(self, shape: tuple[int, ...]) -> None:
         """Make room for rewards of several agents; only while no episode is running."""

@@ -18,7 +18,18 @@ import torch
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.mapped import Disk
-from rlpolicy.data.buffer.packed import PACKED, PackedRows, Path, WriteRow, WriteRows, row_writer, rows_writer
+from rlpolicy.data.buffer.packed import (
+    ALONE,
+    BATCHED,
+    PACKED,
+    UNBATCHED,
+    PackedRows,
+    Path,
+    WriteRow,
+    WriteRows,
+    row_writer,
+    rows_writer,
+)
 
 PACKED_BYTES = 1024
 """Columns of at most this many bytes per row are packed; above it the copy itself costs more than finding the row."""
@@ -99,7 +110,8 @@ class Storage:
             if isinstance(rows, np.ndarray):
                 self._write_rows[len(rows)] = rows_writer(self._packed, self.columns, given, len(rows))
             elif count is None or count == 1:
-                self.write_row[count == 1] = row_writer(self._packed, self.columns, given, count == 1)
+                for form in (UNBATCHED,) if count is None else (BATCHED, ALONE):
+                    self.write_row[form] = row_writer(self._packed, self.columns, given, form)
         except (KeyError, AttributeError):
             pass  # objects, numbers without an array around them, missing columns: each value is looked at every time
 
@@ -184,9 +196,9 @@ class Storage:
         return rows
 
     def _forget_forms(self) -> None:
-        self.write_row: list[WriteRow] = [_write_nothing, _write_nothing]
-        """Write one transition, without and with a batch axis, if it has the form of the one before it; ``done``
-        follows from the flags."""
+        self.write_row: list[WriteRow] = [_write_nothing] * 3
+        """By form: write one transition if its columns are those of the one before it; ``done`` follows from the
+        flags."""
         self._write_rows: dict[int, WriteRows] = {}
         """By number of transitions."""
         self._readers = None

@@ -21,7 +21,6 @@ that writes one transition reads::
         return rew, over
 """
 
-import mmap
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -30,6 +29,7 @@ import numpy as np
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.mapped import Disk
+from rlpolicy.data.buffer.memory import zeros
 
 Path = tuple[str, ...]
 Values = Mapping[str, Any]
@@ -69,7 +69,7 @@ class PackedRows:
         if disk is not None:
             self.rows = disk.zeros(size, dtype, (), PACKED)
         else:
-            self.rows = _small_pages(size, dtype) if scattered else np.zeros(size, dtype)
+            self.rows = zeros((size,), dtype, scattered)
         self.block = np.dtype((np.void, self.rows.itemsize))
         """A row as opaque bytes: numpy copies structured rows field by field, three times slower."""
 
@@ -85,18 +85,6 @@ class PackedRows:
             text += f"{offset - at}x" + OUTCOME.get(path, f"{dtype.itemsize}s")
             at = offset + dtype.itemsize
         return struct.Struct(text + f"{self.rows.itemsize - at}x")
-
-
-def _small_pages(size: int, dtype: np.dtype[Any]) -> np.ndarray:
-    """Zeros that take memory in pages of 4 KiB as they are written, not of 2 MiB as numpy's large arrays do.
-
-    Huge pages make gathers a quarter faster, but every ring of a vector buffer takes one from its first row on.
-    """
-    count = size * dtype.itemsize
-    if not count or not hasattr(mmap, "MAP_PRIVATE"):
-        return np.zeros(size, dtype)
-    memory = mmap.mmap(-1, count, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    return np.frombuffer(memory, dtype)
 
 
 def row_writer(packed: PackedRows, columns: Batch, given: Values, form: int) -> WriteRow:

@@ -88,10 +88,10 @@ class Rings:
         slot: int = self._starts[i] + self.written.item(i) % self._moduli[i]
         return slot
 
-    def first_slot(self, i: int) -> int:
-        """The row at which segment ``i``'s running episode began."""
-        slot: int = self._starts[i] + self.begun.item(i) % self._moduli[i]
-        return slot
+    def slots(self, i: int) -> tuple[int, int]:
+        """:meth:`next_slot` of segment ``i``, and where its running episode began, or begins with that row."""
+        start, modulus = self._starts[i], self._moduli[i]
+        return start + self.written.item(i) % modulus, start + self.begun.item(i) % modulus
 
     def advance(
         self, ids: IntArray | slice, rew: np.ndarray, done: np.ndarray

@@ -18,6 +18,7 @@ import torch
 
 from rlpolicy.data.batch import Batch
 from rlpolicy.data.buffer.mapped import Disk
+from rlpolicy.data.buffer.memory import zeros
 from rlpolicy.data.buffer.packed import (
     ALONE,
     BATCHED,
@@ -229,7 +230,7 @@ class Storage:
     def _empty(self, path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
         """A column without values. ``done`` is always in memory: all index arithmetic looks at it."""
         if self.disk is None or path == DONE:
-            return empty_column(self.size, dtype, shape)
+            return empty_column(self.size, dtype, shape, self._scattered)
         return self.disk.zeros(self.size, dtype, shape, ".".join(path))
 
     def _note_tensors(self, value: Any, path: Path) -> None:
@@ -474,9 +475,9 @@ def as_storable(value: Any) -> Any:
     return value
 
 
-def empty_column(size: int, dtype: np.dtype[Any], shape: tuple[int, ...]) -> np.ndarray:
+def empty_column(size: int, dtype: np.dtype[Any], shape: tuple[int, ...], scattered: bool = False) -> np.ndarray:
     """Zeros, or None for objects."""
-    return np.full((size, *shape), None, object) if dtype.kind == OBJECT else np.zeros((size, *shape), dtype)
+    return np.full((size, *shape), None, object) if dtype.kind == OBJECT else zeros((size, *shape), dtype, scattered)
 
 
 def _sliced(columns: Batch, rows: slice) -> Batch:

@@ -154,7 +154,9 @@ class _Stack:
         # Features before rows, (E, in, B): so the gradients of the weights come out in the weights' own layout.
         h = x.t().expand(len(self.chains), x.shape[1], x.shape[0])
         for module in self.chains[0] or ():
-            if type(module) is not nn.Linear:
+            if type(module) is nn.ReLU:
+                h = torch.relu_(h)  # of a product that nobody else sees: half the memory, and a third of the time
+            elif type(module) is not nn.Linear:
                 h = module(h)
             elif module.bias is None:
                 h = torch.bmm(next(rest), h)
@@ -194,7 +196,7 @@ def _params(chains: list[Chain | None]) -> list[Any]:
 def _alike(chains: list[Chain | None]) -> bool:
     """Whether all chains have the same layers, of kinds that can be computed side by side."""
     known = [chain for chain in chains if chain is not None]
-    if len({len(chain) for chain in known}) != 1 or len(known) < len(chains):
+    if len({len(chain) for chain in known}) != 1 or len(known) < len(chains) or type(known[0][0]) is not nn.Linear:
         return False
     for same in zip(*known, strict=True):
         if type(same[0]) is not nn.Linear and type(same[0]) not in _ELEMENTWISE:

@@ -1,12 +1,15 @@
 // What a small network spends its time on, each in one call: a multi-layer perceptron forward and backward, the losses
 // of Q-learning and of critics with their gradients, the squashed Gaussian, and a step of Adam over a flat vector of
-// parameters. Matrix products are those of the BLAS inside torch.
+// parameters. Matrix products are those of the BLAS inside torch. Where torch may use several threads and there is work
+// for them, each takes a share of the rows.
 //
 // Arrays are row-major. A network's parameters lie in one vector: of each layer the weights (out, in), then the
 // biases (out). `spec` describes it: number of layers, sizes (layers + 1 numbers), activation behind each layer.
 #include <algorithm>
 #include <cmath>
 #include <cstdint>
+#include <numeric>
+#include <utility>
 #include <vector>
 #ifdef __SSE2__
 #include <immintrin.h>
@@ -18,6 +21,11 @@ void sgemm_(const char*, const char*, const int*, const int*, const int*, const 
 void dgemm_(const char*, const char*, const int*, const int*, const int*, const double*, const double*, const int*,
             const double*, const int*, const double*, double*, const int*);
 int MKL_Set_Num_Threads_Local(int) __attribute__((weak));  // other BLASes have none
+// Of the OpenMP that torch uses, if it does: another one's threads would compete with its own.
+void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned) __attribute__((weak));
+int omp_get_max_threads() __attribute__((weak));
+int omp_get_num_threads() __attribute__((weak));
+int omp_get_thread_num() __attribute__((weak));
 }
 
 namespace {
@@ -32,15 +40,54 @@ struct FlushToZero {
 #endif
 };
 
-// One thread for a small product, which several would not finish sooner.
+// One thread for a product that is small, or one of several at once.
+thread_local bool is_sharing = false;
 struct Threads {
-  const bool is_small;
+  const bool is_one;
   int before = 0;
-  Threads(int64_t m, int64_t n, int64_t k) : is_small(MKL_Set_Num_Threads_Local && m * n * k < (1 << 22)) {
-    if (is_small) before = MKL_Set_Num_Threads_Local(1);
+  Threads(int64_t m, int64_t n, int64_t k)
+      : is_one(MKL_Set_Num_Threads_Local && (is_sharing || m * n * k < (1 << 22))) {
+    if (is_one) before = MKL_Set_Num_Threads_Local(1);
   }
   ~Threads() {
-    if (is_small) MKL_Set_Num_Threads_Local(before);
+    if (is_one) MKL_Set_Num_Threads_Local(before);
+  }
+};
+
+// f(0), ..., f(n - 1), each on one of torch's threads.
+template <class F>
+void at_once(int n, const F& f) {
+  struct Work {
+    const int n;
+    const F& f;
+    static void begin(void* given) {
+      const Work& work = *static_cast<Work*>(given);
+      const FlushToZero guard;
+      const bool before = std::exchange(is_sharing, true);
+      for (int i = omp_get_thread_num(); i < work.n; i += omp_get_num_threads()) work.f(i);
+      is_sharing = before;
+    }
+  } work{n, f};
+  if (n == 1) return f(0);
+  GOMP_parallel(Work::begin, &work, unsigned(n), 0);
+}
+
+// How the rows of a minibatch are shared; `work` is the number of multiplications for each of them. A share has at
+// least 32 rows, and there is but one where the whole would take a thread less than about 0.1 ms.
+struct Shares {
+  static constexpr int most = 64;
+  const int64_t rows;
+  const int n;
+  Shares(int64_t rows, int64_t work) : rows(rows), n(number(rows, work)) {}
+  static int number(int64_t rows, int64_t work) {
+    if (!GOMP_parallel || is_sharing || rows * work < (1 << 21)) return 1;
+    return int(std::max<int64_t>(1, std::min<int64_t>({omp_get_max_threads(), rows / 32, most})));
+  }
+  int64_t first(int i) const { return rows * i / n; }
+  // f(share, its first row, its number of rows)
+  template <class F>
+  void each(const F& f) const {
+    at_once(n, [&](int i) { f(i, first(i), first(i + 1) - first(i)); });
   }
 };
 
@@ -87,22 +134,24 @@ struct Layers {
   int out(int l) const { return int(sizes[l + 1]); }
 };
 
-// Outputs of all layers, one (rows, out) after the other, in `outs`.
+// Outputs of all layers, one (rows, out) after the other, in `outs`; of `count` rows, whose inputs begin at `x`, from
+// row `first` on.
 template <class T>
-void forward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* outs) {
+void pass(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* outs, int first, int count) {
   const Layers net(spec);
   for (int l = 0; l < net.n; l++) {
     const int in = net.in(l), out = net.out(l);
     const T *weight = p, *bias = p + in * out;
-    if (rows < 4 || out == 1) {  // too small for the product's own overhead
-      for (int r = 0; r < rows; r++)
-        for (int c = 0; c < out; c++) outs[r * out + c] = dot(x + int64_t(r) * ldx, weight + int64_t(c) * in, in);
+    T* here = outs + int64_t(first) * out;
+    if (count < 4 || out == 1) {  // too small for the product's own overhead
+      for (int r = 0; r < count; r++)
+        for (int c = 0; c < out; c++) here[r * out + c] = dot(x + int64_t(r) * ldx, weight + int64_t(c) * in, in);
     } else {
-      gemm("N", "T", rows, out, in, x, ldx, weight, in, outs, out);
+      gemm("N", "T", count, out, in, x, ldx, weight, in, here, out);
     }
     const auto activation = net.activations[l];
-    for (int r = 0; r < rows; r++) {
-      T* y = outs + int64_t(r) * out;
+    for (int r = 0; r < count; r++) {
+      T* y = here + int64_t(r) * out;
       if (activation == relu)
         for (int c = 0; c < out; c++) { const T v = y[c] + bias[c]; y[c] = v < 0 ? T(0) : v; }
       else
@@ -110,12 +159,12 @@ void forward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* 
       if (activation == tanh_)
         for (int c = 0; c < out; c++) y[c] = std::tanh(y[c]);
     }
-    x = outs, ldx = out, outs += int64_t(rows) * out, p = bias + out;
+    x = here, ldx = out, outs += int64_t(rows) * out, p = bias + out;
   }
 }
 
 // Memory of this thread for one purpose, good until it is asked for again.
-enum Purpose { layers, joined, passed_back, of_outputs, lowest_values, shares };
+enum Purpose { layers, joined, passed_back, of_outputs, lowest_values, shares, sums };
 template <class T, Purpose>
 T* memory(int64_t size) {
   static thread_local std::vector<T> numbers;
@@ -135,6 +184,39 @@ int64_t outputs(const int64_t* spec, int rows) {
   return hidden(spec, rows) + int64_t(rows) * net.out(net.n - 1);
 }
 
+int64_t parameters(const int64_t* spec) {
+  const Layers net(spec);
+  int64_t size = 0;
+  for (int l = 0; l < net.n; l++) size += int64_t(net.in(l) + 1) * net.out(l);
+  return size;
+}
+
+template <class T>
+void forward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, T* outs) {
+  Shares(rows, parameters(spec)).each([&](int, int first, int count) {
+    pass<T>(spec, rows, p, x + int64_t(first) * ldx, ldx, outs, first, count);
+  });
+}
+
+// Numbers that are sums over rows: the first share's lie where the caller wants the sums, the others' beside.
+template <class T>
+struct Sums {
+  const Shares& split;
+  T *const total, *const others;
+  const int64_t size;
+  Sums(const Shares& split, T* total, int64_t size)
+      : split(split), total(total), others(memory<T, sums>((split.n - 1) * size)), size(size) {}
+  T* of(int share) const { return share ? others + (share - 1) * size : total; }
+  void add_up() const {
+    if (split.n == 1) return;
+    at_once(split.n, [&](int i) {
+      const int64_t begin = size * i / split.n, end = size * (i + 1) / split.n;
+      for (int share = 1; share < split.n; share++)
+        for (int64_t j = begin; j < end; j++) total[j] += of(share)[j];
+    });
+  }
+};
+
 // d <- d * activation'(.), written with the activation's output h; h's rows are chosen by `row`.
 template <class T>
 void through_activation(int64_t activation, T* d, const T* h, const int* row, int rows, int n) {
@@ -149,18 +231,18 @@ void through_activation(int64_t activation, T* d, const T* h, const int* row, in
 }
 
 // From d, the gradient of the outputs (rows, out): gradients of all parameters into `grads`, or, where that is null,
-// of the input's columns from `first` on, added to dx. There only rows with a gradient are looked at.
+// of the input's columns from `column` on, added to dx. There only rows with a gradient are looked at. `outs` are of
+// all `rows`, the other arrays begin at row `first`.
 template <class T>
-void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs, const T* d_out, T* grads,
-              T* dx, int first) {
+void pass_back(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs, const T* d_out, T* grads,
+               T* dx, int column, int first, int count) {
   const Layers net(spec);
-  int64_t n_params = 0;
-  for (int l = 0; l < net.n; l++) n_params += int64_t(net.in(l) + 1) * net.out(l);
+  const int64_t n_params = parameters(spec);
   const int last = net.out(net.n - 1);
   static thread_local std::vector<int> row;
   row.clear();
-  T *d = memory<T, passed_back>(int64_t(2) * rows * net.widest), *spare = d + int64_t(rows) * net.widest;
-  for (int r = 0; r < rows; r++) {
+  T *d = memory<T, passed_back>(int64_t(2) * count * net.widest), *spare = d + int64_t(count) * net.widest;
+  for (int r = 0; r < count; r++) {
     const T* from = d_out + int64_t(r) * last;
     bool any = grads != nullptr;
     for (int c = 0; c < last && !any; c++) any = from[c] != 0;
@@ -174,13 +256,13 @@ void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, co
     return;
   }
   const T* weight = p + n_params;
-  const T* h = outs + outputs(spec, rows);
+  const T* end = outs + outputs(spec, rows);
   T* grad = grads ? grads + n_params : nullptr;
   for (int l = net.n - 1; l >= 0; l--) {
     const int in = net.in(l), out = net.out(l);
-    weight -= int64_t(in + 1) * out, h -= int64_t(rows) * out;
-    through_activation(net.activations[l], d, h, row.data(), m, out);
-    const T* input = l ? h - int64_t(rows) * in : x;
+    weight -= int64_t(in + 1) * out, end -= int64_t(rows) * out;
+    through_activation(net.activations[l], d, end + int64_t(first) * out, row.data(), m, out);
+    const T* input = l ? end - int64_t(rows - first) * in : x;
     const int ld = l ? in : ldx;
     if (grads) {
       grad -= int64_t(in + 1) * out;
@@ -206,10 +288,24 @@ void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, co
     std::swap(d, spare);
   }
   if (!dx) return;
-  const int n = net.in(0) - first;
-  gemm("N", "N", m, n, net.out(0), d, net.out(0), weight + first, net.in(0), spare, n);
+  const int n = net.in(0) - column;
+  gemm("N", "N", m, n, net.out(0), d, net.out(0), weight + column, net.in(0), spare, n);
   for (int r = 0; r < m; r++)
     for (int c = 0; c < n; c++) dx[int64_t(row[r]) * n + c] += spare[int64_t(r) * n + c];
+}
+
+template <class T>
+void backward(const int64_t* spec, int rows, const T* p, const T* x, int ldx, const T* outs, const T* d_out, T* grads,
+              T* dx, int column) {
+  const Layers net(spec);
+  const Shares split(rows, 2 * parameters(spec));
+  const Sums<T> sums(split, grads, grads ? parameters(spec) : 0);
+  split.each([&](int share, int first, int count) {
+    pass_back<T>(spec, rows, p, x + int64_t(first) * ldx, ldx, outs, d_out + int64_t(first) * net.out(net.n - 1),
+                 grads ? sums.of(share) : nullptr, dx ? dx + int64_t(first) * (net.in(0) - column) : nullptr, column,
+                 first, count);
+  });
+  sums.add_up();
 }
 
 // Q-learning: errors e = y - Q(s, a) with y = r + f Q'(s', argmax J(s')), the mean of their (weighted) squares or Huber
@@ -221,79 +317,101 @@ double q_gradient(const int64_t* spec, int rows, const T* p, const T* p_target, 
                   int huber, T* grads, T* error) {
   const Layers net(spec);
   const int n = net.out(net.n - 1);
-  T *outs = memory<T, layers>(outputs(spec, rows)), *d = memory<T, of_outputs>(int64_t(rows) * n);
-  const T* q = outs + hidden(spec, rows);
-  int* best = memory<int, of_outputs>(rows);
   for (int r = 0; r < rows; r++)
     if (act[r] < 0 || act[r] >= n) return -HUGE_VAL;
 
-  forward<T>(spec, rows, p_judge ? p_judge : p_target, x_next, ldx_next, outs);
-  for (int r = 0; r < rows; r++) {
-    best[r] = r * n;
-    for (int c = r * n; c < (r + 1) * n; c++)
-      if (is_better(q[c], q[best[r]])) best[r] = c;
-  }
-  if (p_judge) forward<T>(spec, rows, p_target, x_next, ldx_next, outs);
-  for (int r = 0; r < rows; r++) error[r] = rew[r] + factor[r] * q[best[r]];
+  const Shares split(rows, (p_judge ? 5 : 4) * parameters(spec));
+  const Sums<T> sums(split, grads, parameters(spec));
+  double loss[Shares::most] = {};
+  split.each([&](int share, int first, int count) {
+    T *outs = memory<T, layers>(outputs(spec, count)), *d = memory<T, of_outputs>(int64_t(count) * n);
+    const T* q = outs + hidden(spec, count);
+    int* best = memory<int, of_outputs>(count);
+    const T *here = x + int64_t(first) * ldx, *next = x_next + int64_t(first) * ldx_next;
 
-  forward<T>(spec, rows, p, x, ldx, outs);
-  std::fill(d, d + int64_t(rows) * n, T(0));
-  double loss = 0;
-  for (int r = 0; r < rows; r++) {
-    const int64_t chosen = int64_t(r) * n + act[r];
-    const T e = error[r] -= q[chosen];
-    const T slope = huber ? std::min(std::max(e, T(-1)), T(1)) : 2 * e;
-    const T w = weight ? weight[r] : T(1);
-    loss += w * (huber ? slope * (e - slope / 2) : e * e);
-    d[chosen] = -w * slope / rows;
-  }
-  backward<T>(spec, rows, p, x, ldx, outs, d, grads, nullptr, 0);
-  return loss / rows;
+    pass<T>(spec, count, p_judge ? p_judge : p_target, next, ldx_next, outs, 0, count);
+    for (int r = 0; r < count; r++) {
+      best[r] = r * n;
+      for (int c = r * n; c < (r + 1) * n; c++)
+        if (is_better(q[c], q[best[r]])) best[r] = c;
+    }
+    if (p_judge) pass<T>(spec, count, p_target, next, ldx_next, outs, 0, count);
+    for (int r = 0; r < count; r++) error[first + r] = rew[first + r] + factor[first + r] * q[best[r]];
+
+    pass<T>(spec, count, p, here, ldx, outs, 0, count);
+    std::fill(d, d + int64_t(count) * n, T(0));
+    for (int r = 0; r < count; r++) {
+      const int64_t chosen = int64_t(r) * n + act[first + r];
+      const T e = error[first + r] -= q[chosen];
+      const T slope = huber ? std::min(std::max(e, T(-1)), T(1)) : 2 * e;
+      const T w = weight ? weight[first + r] : T(1);
+      loss[share] += w * (huber ? slope * (e - slope / 2) : e * e);
+      d[chosen] = -w * slope / rows;
+    }
+    pass_back<T>(spec, count, p, here, ldx, outs, d, sums.of(share), nullptr, 0, 0, count);
+  });
+  sums.add_up();
+  return std::accumulate(loss, loss + split.n, 0.0) / rows;
 }
 
 // Critics: k networks that see [s, a], a state of `n_obs` numbers and an action, and say one number. Their specs,
 // parameters and gradients are lists of k.
 template <class T>
-const T* join(int n_in, int rows, const T* obs, int ld_obs, int n_obs, const T* act, int ld_act) {
-  T *x = memory<T, joined>(int64_t(rows) * n_in), *to = x;
-  for (int r = 0; r < rows; r++, obs += ld_obs, act += ld_act)
-    to = std::copy(act, act + n_in - n_obs, std::copy(obs, obs + n_obs, to));
-  return x;
-}
+struct Inputs {
+  const int n_in;
+  const T* obs;
+  const int ld_obs, n_obs;
+  const T* act;
+  const int ld_act;
+  const T* join(int first, int count) const {
+    T *x = memory<T, joined>(int64_t(count) * n_in), *to = x;
+    for (int r = first; r < first + count; r++) {
+      const T *s = obs + int64_t(r) * ld_obs, *a = act + int64_t(r) * ld_act;
+      to = std::copy(a, a + n_in - n_obs, std::copy(s, s + n_obs, to));
+    }
+    return x;
+  }
+};
 
 // q[r] = min_i Q_i(s, a)
 template <class T>
 void least(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
            const T* act, int ld_act, T* q) {
-  const int n_in = Layers(spec[0]).in(0);
-  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
-  for (int i = 0; i < k; i++) {
-    T* outs = memory<T, layers>(outputs(spec[i], rows));
-    forward<T>(spec[i], rows, p[i], x, n_in, outs);
-    const T* qi = outs + hidden(spec[i], rows);
-    for (int r = 0; r < rows; r++) q[r] = i ? lesser(q[r], qi[r]) : qi[r];
-  }
+  const Inputs<T> inputs{Layers(spec[0]).in(0), obs, ld_obs, n_obs, act, ld_act};
+  Shares(rows, k * parameters(spec[0])).each([&](int, int first, int count) {
+    const T* x = inputs.join(first, count);
+    for (int i = 0; i < k; i++) {
+      T* outs = memory<T, layers>(outputs(spec[i], count));
+      pass<T>(spec[i], count, p[i], x, inputs.n_in, outs, 0, count);
+      const T* qi = outs + hidden(spec[i], count);
+      for (int r = 0; r < count; r++) q[first + r] = i ? lesser(q[first + r], qi[r]) : qi[r];
+    }
+  });
 }
 
 // L_i = 1/B sum w (Q_i(s, a) - y)^2 and its gradient by the parameters of Q_i; error[r] = 1/k sum_i Q_i(s, a) - y
 template <class T>
 void regress(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
              const T* act, int ld_act, const T* y, const T* weight, T* const* grads, double* losses, T* error) {
-  const int n_in = Layers(spec[0]).in(0);
-  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
-  T* d = memory<T, of_outputs>(rows);
+  const Inputs<T> inputs{Layers(spec[0]).in(0), obs, ld_obs, n_obs, act, ld_act};
   std::fill(error, error + rows, T(0));
   for (int i = 0; i < k; i++) {
-    T* outs = memory<T, layers>(outputs(spec[i], rows));
-    forward<T>(spec[i], rows, p[i], x, n_in, outs);
-    const T* q = outs + hidden(spec[i], rows);
-    double loss = 0;
-    for (int r = 0; r < rows; r++) {
-      const T e = q[r] - y[r], we = weight ? weight[r] * e : e;
-      loss += we * e, error[r] += e / k, d[r] = 2 * we / rows;
-    }
-    losses[i] = loss / rows;
-    backward<T>(spec[i], rows, p[i], x, n_in, outs, d, grads[i], nullptr, 0);
+    const Shares split(rows, 3 * parameters(spec[i]));
+    const Sums<T> sums(split, grads[i], parameters(spec[i]));
+    double loss[Shares::most] = {};
+    split.each([&](int share, int first, int count) {
+      const T* x = inputs.join(first, count);
+      T *d = memory<T, of_outputs>(count), *outs = memory<T, layers>(outputs(spec[i], count));
+      pass<T>(spec[i], count, p[i], x, inputs.n_in, outs, 0, count);
+      const T* q = outs + hidden(spec[i], count);
+      for (int r = 0; r < count; r++) {
+        const T e = q[r] - y[first + r], we = weight ? weight[first + r] * e : e;
+        loss[share] += we * e, error[first + r] += e / k, d[r] = 2 * we / rows;
+      }
+      pass_back<T>(spec[i], count, p[i], x, inputs.n_in, outs, d, sums.of(share), nullptr, 0, 0, count);
+    });
+    sums.add_up();
+    losses[i] = std::accumulate(loss, loss + split.n, 0.0) / rows;
   }
 }
 
@@ -301,31 +419,36 @@ void regress(const int64_t* const* spec, int k, int rows, const T* const* p, con
 template <class T>
 double ascend(const int64_t* const* spec, int k, int rows, const T* const* p, const T* obs, int ld_obs, int n_obs,
               const T* act, int ld_act, T* d_act) {
-  const int n_in = Layers(spec[0]).in(0);
-  const T* x = join(n_in, rows, obs, ld_obs, n_obs, act, ld_act);
-  int64_t size = 0;
-  for (int i = 0; i < k; i++) size += outputs(spec[i], rows);
-  T *d = memory<T, of_outputs>(rows), *lowest = memory<T, lowest_values>(rows), *share = memory<T, shares>(rows);
-  T* outs = memory<T, layers>(size);
-  for (int i = 0; i < k; outs += outputs(spec[i++], rows)) {
-    forward<T>(spec[i], rows, p[i], x, n_in, outs);
-    const T* q = outs + hidden(spec[i], rows);
-    for (int r = 0; r < rows; r++) {
-      share[r] = i && q[r] >= lowest[r] ? share[r] + (q[r] == lowest[r]) : 1;
-      lowest[r] = i ? lesser(lowest[r], q[r]) : q[r];
+  const Inputs<T> inputs{Layers(spec[0]).in(0), obs, ld_obs, n_obs, act, ld_act};
+  const int n_act = inputs.n_in - n_obs;
+  const Shares split(rows, 2 * k * parameters(spec[0]));
+  double sum[Shares::most] = {};
+  std::fill(d_act, d_act + int64_t(rows) * n_act, T(0));
+  split.each([&](int part, int first, int count) {
+    const T* x = inputs.join(first, count);
+    int64_t size = 0;
+    for (int i = 0; i < k; i++) size += outputs(spec[i], count);
+    T *d = memory<T, of_outputs>(count), *lowest = memory<T, lowest_values>(count), *share = memory<T, shares>(count);
+    T* outs = memory<T, layers>(size);
+    for (int i = 0; i < k; outs += outputs(spec[i++], count)) {
+      pass<T>(spec[i], count, p[i], x, inputs.n_in, outs, 0, count);
+      const T* q = outs + hidden(spec[i], count);
+      for (int r = 0; r < count; r++) {
+        share[r] = i && q[r] >= lowest[r] ? share[r] + (q[r] == lowest[r]) : 1;
+        lowest[r] = i ? lesser(lowest[r], q[r]) : q[r];
+      }
     }
-  }
-  double sum = 0;
-  for (int r = 0; r < rows; r++) sum += lowest[r];
-  std::fill(d_act, d_act + int64_t(rows) * (n_in - n_obs), T(0));
-  outs = memory<T, layers>(size);
-  for (int i = 0; i < k; outs += outputs(spec[i++], rows)) {
-    const T* q = outs + hidden(spec[i], rows);
-    for (int r = 0; r < rows; r++)
-      d[r] = q[r] == lowest[r] ? -1 / (share[r] * rows) : lowest[r] != lowest[r] ? lowest[r] : T(0);
-    backward<T>(spec[i], rows, p[i], x, n_in, outs, d, nullptr, d_act, n_obs);
-  }
-  return -sum / rows;
+    sum[part] = std::accumulate(lowest, lowest + count, 0.0);
+    outs = memory<T, layers>(size);
+    for (int i = 0; i < k; outs += outputs(spec[i++], count)) {
+      const T* q = outs + hidden(spec[i], count);
+      for (int r = 0; r < count; r++)
+        d[r] = q[r] == lowest[r] ? -1 / (share[r] * rows) : lowest[r] != lowest[r] ? lowest[r] : T(0);
+      pass_back<T>(spec[i], count, p[i], x, inputs.n_in, outs, d, nullptr, d_act + int64_t(first) * n_act, n_obs, 0,
+                   count);
+    }
+  });
+  return -std::accumulate(sum, sum + split.n, 0.0) / rows;
 }
 
 // tanh u and log(d tanh u / du) = log(1 - tanh^2 u), both accurate for every u: with t = e^(-2|u|) they are
@@ -337,20 +460,25 @@ T squashed(T u, T* log_slope) {
   return std::copysign(minus / (2 + minus), u);
 }
 
+constexpr int functions = 2048;  // exp and log take as long as about so many multiplications in products
+
 // a = tanh u, u = mu + sigma eps, and log pi(a) = sum log N(u; mu, sigma) - log(1 - tanh^2 u), of rows [mu, log sigma].
 template <class T>
 void squash(int rows, int n, const T* out, const T* noise, double low, double high, T* act, T* log_prob) {
   const T constant = T(0.5 * std::log(2 * M_PI));
-  for (int r = 0; r < rows; r++, out += 2 * n, noise += n, act += n) {
-    T sum = 0;
-    for (int c = 0; c < n; c++) {
-      const T log_sigma = std::min(std::max(out[n + c], T(low)), T(high));
-      T log_slope;
-      act[c] = squashed(out[c] + std::exp(log_sigma) * noise[c], &log_slope);
-      sum -= log_sigma + constant + noise[c] * noise[c] / 2 + log_slope;
+  Shares(rows, functions * n).each([&](int, int first, int count) {
+    for (int r = first; r < first + count; r++) {
+      const T *o = out + int64_t(r) * 2 * n, *e = noise + int64_t(r) * n;
+      T sum = 0;
+      for (int c = 0; c < n; c++) {
+        const T log_sigma = std::min(std::max(o[n + c], T(low)), T(high));
+        T log_slope;
+        act[int64_t(r) * n + c] = squashed(o[c] + std::exp(log_sigma) * e[c], &log_slope);
+        sum -= log_sigma + constant + e[c] * e[c] / 2 + log_slope;
+      }
+      log_prob[r] = sum;
     }
-    log_prob[r] = sum;
-  }
+  });
 }
 
 // The gradient of alpha/B sum log pi(a) + L by [mu, log sigma], (rows, 2n), from dL/da: with u = mu + sigma eps,
@@ -375,16 +503,19 @@ void adam(int64_t n, T* p, const T* g, T* m, T* v, T* target, double tau, double
           double beta2, double eps, double l2, double decay) {
   const T size = T(lr / (1 - std::pow(beta1, step))), root = T(1 / std::sqrt(1 - std::pow(beta2, step)));
   const T b1 = T(1 - beta1), b2 = T(beta2), c2 = T(1 - beta2), e = T(eps), w = T(l2), keep = T(1 - lr * decay), t = T(tau);
+  Shares(n, 32).each([&](int, int64_t first, int64_t count) {  // each takes as long as so many multiplications
+    const int64_t end = first + count;
 #pragma omp simd
-  for (int64_t i = 0; i < n; i++) {
-    const T gi = g[i] + w * p[i];
-    m[i] += b1 * (gi - m[i]);
-    v[i] = b2 * v[i] + c2 * gi * gi;
-    p[i] = keep * p[i] - size * m[i] / (std::sqrt(v[i]) * root + e);
-  }
-  if (target)
+    for (int64_t i = first; i < end; i++) {
+      const T gi = g[i] + w * p[i];
+      m[i] += b1 * (gi - m[i]);
+      v[i] = b2 * v[i] + c2 * gi * gi;
+      p[i] = keep * p[i] - size * m[i] / (std::sqrt(v[i]) * root + e);
+    }
+    if (target)
 #pragma omp simd
-    for (int64_t i = 0; i < n; i++) target[i] += t * (p[i] - target[i]);
+      for (int64_t i = first; i < end; i++) target[i] += t * (p[i] - target[i]);
+  });
 }
 
 template <auto f>

@@ -3,7 +3,7 @@
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple, NoReturn, cast
 
 import numpy as np
@@ -19,7 +19,15 @@ from rlpolicy.data.types import Policy
 from rlpolicy.data.utils.converter import to_numpy
 from rlpolicy.data.utils.finite import are_finite, first_not_finite
 from rlpolicy.data.utils.random_actions import RandomActions
-from rlpolicy.data.utils.rows import as_rows, put_rows, spread_rows, take_rows, zero_rows
+from rlpolicy.data.utils.rows import (
+    as_rows,
+    info_columns,
+    put_rows,
+    spread_rows,
+    tagged_columns,
+    take_rows,
+    zero_rows,
+)
 from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
 from rlpolicy.env.tensor_env import gives_tensors
@@ -330,7 +338,7 @@ class Collector:
         ids = ready.ids
         obs_next, rew, terminated, truncated, said = self._env.step_alone(action)
         obs_next = as_rows(obs_next)
-        info = _tagged_columns([said], ids) if said else Batch.wrap({"env_id": ids.copy()})
+        info = tagged_columns([said], ids) if said else Batch.wrap({"env_id": ids.copy()})
         if self.check_finite and not are_finite(obs_next, rew):
             self._raise_not_finite(ids, obs_next=obs_next, rew=np.atleast_1d(rew))
         frame["rew"] = rew
@@ -381,7 +389,7 @@ class Collector:
         """Store what a step brought, and reset the environments that finish."""
         obs_next, rew, terminated, truncated, infos = results
         obs_next = as_rows(obs_next)
-        info = _tagged_columns(infos, ids) if self._step_options else _columns(infos, ids)
+        info = tagged_columns(infos, ids) if self._step_options else info_columns(infos, ids)
         if self.check_finite and not are_finite(obs_next, rew):
             self._raise_not_finite(ids, obs_next=obs_next, rew=rew)
         done = np.logical_or(terminated, truncated)
@@ -430,7 +438,7 @@ class Collector:
             self._restart_noise(began)
         rows, infos = as_rows(results[0]), object_array(results[4])
         first = infos[began].tolist()
-        first_info = _tagged_columns(first, ids[began]) if self._step_options else stack_dicts(first)
+        first_info = tagged_columns(first, ids[began]) if self._step_options else stack_dicts(first)
         obs, info = self._first_rows(ids[began], rows[began], first_info)
         state = zero_rows(state, began)
         if not len(kept):
@@ -577,22 +585,6 @@ class AsyncCollector(Collector):
         back = np.array([info["env_id"] for info in results[4]], np.int64)
         frame = self._asked[back].__dict__
         return back, frame, frame.pop("state", None), results
-
-
-def _tagged_columns(infos: Sequence[dict[str, Any]], ids: np.ndarray) -> Batch:
-    """The infos of a step as columns, with ``env_id``, which they lack."""
-    if any(infos):
-        return stack_dicts([{**info, "env_id": i} for info, i in zip(infos, ids.tolist(), strict=True)])
-    return Batch.wrap({"env_id": ids.copy()})
-
-
-def _columns(infos: Any, ids: np.ndarray) -> Batch:
-    """The infos of a step as columns."""
-    items = infos.tolist() if isinstance(infos, np.ndarray) else list(infos)
-    for info in items:
-        if len(info) != 1 or "env_id" not in info:
-            return stack_dicts(items)
-    return Batch.wrap({"env_id": ids.copy()})  # environments that say nothing: only the id that was added
 
 
 def _take(ready: Ready, rows: np.ndarray) -> Ready:

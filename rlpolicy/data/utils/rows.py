@@ -1,5 +1,6 @@
 """Rows of observations, infos and recurrent states: one row per environment, arrays or trees of arrays."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,22 @@ def as_rows(obs: Any) -> Any:
     if isinstance(obs, np.ndarray) and len(obs) and all(isinstance(row, dict | Batch) for row in obs):
         return stack_dicts(list(obs))
     return Batch(obs) if isinstance(obs, dict) else obs
+
+
+def tagged_columns(infos: Sequence[dict[str, Any]], ids: np.ndarray) -> Batch:
+    """The infos of a step as columns, with ``env_id``, which they lack."""
+    if any(infos):
+        return stack_dicts([{**info, "env_id": i} for info, i in zip(infos, ids.tolist(), strict=True)])
+    return Batch.wrap({"env_id": ids.copy()})
+
+
+def info_columns(infos: Any, ids: np.ndarray) -> Batch:
+    """The infos of a step as columns."""
+    items = infos.tolist() if isinstance(infos, np.ndarray) else list(infos)
+    for info in items:
+        if len(info) != 1 or "env_id" not in info:
+            return stack_dicts(items)
+    return Batch.wrap({"env_id": ids.copy()})  # environments that say nothing: only the id that was added
 
 
 def put_rows(whole: Any, rows: np.ndarray, values: Any) -> Any:

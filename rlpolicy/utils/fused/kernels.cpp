@@ -23,9 +23,11 @@ void dgemm_(const char*, const char*, const int*, const int*, const int*, const 
 int MKL_Set_Num_Threads_Local(int) __attribute__((weak));  // other BLASes have none
 // Of the OpenMP that torch uses, if it does: another one's threads would compete with its own.
 void GOMP_parallel(void (*)(void*), void*, unsigned, unsigned) __attribute__((weak));
-int omp_get_max_threads() __attribute__((weak));
 int omp_get_num_threads() __attribute__((weak));
 int omp_get_thread_num() __attribute__((weak));
+}
+namespace at {
+int get_num_threads();  // of torch; OpenMP itself has another number for each thread that calls
 }
 
 namespace {
@@ -81,7 +83,7 @@ struct Shares {
   Shares(int64_t rows, int64_t work) : rows(rows), n(number(rows, work)) {}
   static int number(int64_t rows, int64_t work) {
     if (!GOMP_parallel || is_sharing || rows * work < (1 << 21)) return 1;
-    return int(std::max<int64_t>(1, std::min<int64_t>({omp_get_max_threads(), rows / 32, most})));
+    return int(std::max<int64_t>(1, std::min<int64_t>({at::get_num_threads(), rows / 32, most})));
   }
   int64_t first(int i) const { return rows * i / n; }
   // f(share, its first row, its number of rows)

@@ -106,6 +106,22 @@ def test_several_threads_say_what_one_does(native: Kernels, work: Callable[[Kern
             np.testing.assert_allclose(one, other, rtol=1e-9, atol=1e-12 * np.abs(one).max())
 
 
+def test_a_new_thread_has_as_many_as_torch_was_given(native: Kernels) -> None:
+    """OpenMP's own setting holds for the thread alone that made it."""
+
+    def grads() -> np.ndarray:
+        torch.manual_seed(5)
+        return np.concatenate([value.numpy().ravel() for value in of_critics(native)])
+
+    found = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        with ThreadPoolExecutor(1) as pool:
+            found.append(grads())
+            np.testing.assert_array_equal(pool.submit(grads).result(), found[-1])
+    assert (found[0] != found[1]).any(), "the number of threads cannot be told from these sums"
+
+
 def test_callers_do_not_disturb_each_other(native: Kernels) -> None:
     torch.set_num_threads(2)
     torch.manual_seed(5)

@@ -30,6 +30,7 @@ from rlpolicy.data.utils.rows import (
 )
 from rlpolicy.data.utils.shaping import RewardShaper, ShapedRewards
 from rlpolicy.env.adapt import as_vector_env
+from rlpolicy.env.dummy_venv import DummyVectorEnv
 from rlpolicy.env.tensor_env import gives_tensors
 from rlpolicy.env.utils import object_array
 from rlpolicy.env.venv_base import BaseVectorEnv
@@ -321,9 +322,9 @@ class Collector:
         """Whether there is one environment, in this process, and nothing between it, this loop and the buffer."""
         return (
             self.env_num == 1
-            and hasattr(type(self._env), "step_alone")
             and not self._env.is_async
             and _is_of(self._env, "step", BaseVectorEnv)
+            and _is_of(self._env, "_step", DummyVectorEnv)
             and _is_of(self._buffer, "add", ReplayBuffer, ReplayBufferManager)
             and self._buffer.device is None
             and self.preprocess_fn is None
@@ -338,7 +339,7 @@ class Collector:
         ids = ready.ids
         obs_next, rew, terminated, truncated, said = self._env.step_alone(action)
         obs_next = as_rows(obs_next)
-        info = tagged_columns([said], ids) if said else Batch.wrap({"env_id": ids.copy()})
+        info = tagged_columns([said], ids)
         if self.check_finite and not are_finite(obs_next, rew):
             self._raise_not_finite(ids, obs_next=obs_next, rew=np.atleast_1d(rew))
         frame["rew"] = rew

@@ -35,12 +35,7 @@ class DummyVectorEnv(BaseVectorEnv):
         """
         if self.is_closed:
             self._assert_is_not_closed()
-        actions = checked_actions(action, self._all)
-        try:
-            result = self.workers[0].env.step(actions[0])
-        except Exception as error:
-            self._failed(0, error)
-            raise
+        (result,) = self._results(self._all, checked_actions(action, self._all))
         if type(result) is tuple and len(result) == 5 and isinstance(result[1], float):
             obs, rew, terminated, truncated, info = result
             return stack_obs((obs,), self.stack_dicts), float(rew), bool(terminated), bool(truncated), info
@@ -48,6 +43,9 @@ class DummyVectorEnv(BaseVectorEnv):
         return rows, rewards if rewards.ndim > 1 else rewards.item(), ends.item(), cuts.item(), infos[0]
 
     def _step(self, ids: list[int], actions: Any) -> tuple[Any, ...]:
+        return collate(self._results(ids, actions), self.stack_dicts)
+
+    def _results(self, ids: list[int], actions: Any) -> list[Any]:
         results = []
         i = -1
         workers = self.workers
@@ -57,4 +55,4 @@ class DummyVectorEnv(BaseVectorEnv):
         except Exception as error:
             self._failed(i, error)
             raise
-        return collate(results, self.stack_dicts)
+        return results

@@ -282,7 +282,8 @@ class ReplayBuffer:
         """Add one transition to segment ``i``."""
         rings = self._rings
         rows, ep_len, ep_start = ZERO.copy(), ZERO.copy(), ZERO.copy()  # quicker than np.array([number])
-        rows[0], ep_start[0] = row, _ = rings.slots(i)
+        row, begun = rings.slots(i)
+        rows[0], ep_start[0] = row, begun
         ended = self._put_one(given, i, row, BATCHED if batched else UNBATCHED)
         if ended is not None:
             ep_rew, ep_len[0] = ended
